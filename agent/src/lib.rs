@@ -1,0 +1,1 @@
+//! The health agent of one host.

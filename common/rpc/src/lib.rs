@@ -1,0 +1,1 @@
+//! The one way our daemons serve, call and guard gRPC.

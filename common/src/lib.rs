@@ -1,0 +1,1 @@
+//! What two or more daemons share and that has no homelab noun.

@@ -1,0 +1,1 @@
+//! The control plane: fleet, schedules, jobs, gateway, dashboard, CA and audit.

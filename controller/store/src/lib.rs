@@ -1,0 +1,1 @@
+//! What the controller remembers: traits, SQLite and PostgreSQL.

@@ -1,0 +1,1 @@
+//! Supervises inference engines and serves their tokens over gRPC.

@@ -1,0 +1,1 @@
+//! The protocol of homelab: .proto files and the code generated from them.

@@ -1,0 +1,1 @@
+//! The cluster in one process, scripted peers, and the tests that need them.
