@@ -1,0 +1,1 @@
+//! Fires schedules, follows runs, and knows what would be lost right now.

@@ -1,0 +1,1 @@
+//! The certificate authority: identities, enrolment, revocation.

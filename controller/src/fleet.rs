@@ -1,0 +1,1 @@
+//! Watches every daemon and keeps what is known of it.

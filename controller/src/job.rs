@@ -1,0 +1,1 @@
+//! Runs AI jobs: claims, streams, heartbeats, fences.
