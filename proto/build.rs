@@ -25,7 +25,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     for package in PACKAGES {
         let wanted: Vec<_> = files
             .iter()
-            .filter(|file| file.starts_with(format!("homelab/{package}")) || file.ends_with("common/v1/node.proto"))
+            .filter(|file| {
+                file.starts_with(format!("homelab/{package}"))
+                    || file.ends_with("common/v1/node.proto")
+            })
             .cloned()
             .collect();
         fs::write(out.join(format!("{package}.binpb")), compile(&wanted)?.encode_to_vec())?;
@@ -60,7 +63,9 @@ fn compile(files: &[PathBuf]) -> Result<DescriptorPool, Box<dyn Error>> {
     Ok(compiler.descriptor_pool())
 }
 
-fn prost_types(pool: &DescriptorPool) -> Result<tonic_prost_build::FileDescriptorSet, Box<dyn Error>> {
+fn prost_types(
+    pool: &DescriptorPool,
+) -> Result<tonic_prost_build::FileDescriptorSet, Box<dyn Error>> {
     Ok(tonic_prost_build::FileDescriptorSet::decode(pool.encode_to_vec().as_slice())?)
 }
 
@@ -73,12 +78,15 @@ fn methods(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
     for service in pool.services().filter(|service| service.full_name().starts_with("homelab.")) {
         for method in service.methods() {
             let options = method.options();
-            let access = options.has_extension(&option).then(|| options.get_extension(&option).into_owned());
+            let access =
+                options.has_extension(&option).then(|| options.get_extension(&option).into_owned());
             rows.push((path_of(&method), row(&method, access.as_ref())?));
         }
     }
     rows.sort();
-    let mut text = String::from("/// Every method of the protocol with its `access` option, sorted by path.\npub const METHODS: &[Method] = &[\n");
+    let mut text = String::from(
+        "/// Every method of the protocol with its `access` option, sorted by path.\npub const METHODS: &[Method] = &[\n",
+    );
     for (_, row) in rows {
         text.push_str(&row);
     }
@@ -111,7 +119,13 @@ fn row(method: &MethodDescriptor, access: Option<&Value>) -> Result<String, Box<
 fn role(access: &DynamicMessage) -> Result<String, Box<dyn Error>> {
     let field = access.get_field_by_name("role").ok_or("access has no role")?;
     let number = field.as_enum_number().ok_or("role is not an enum")?;
-    let names = ["None", "Some(Role::Viewer)", "Some(Role::Operator)", "Some(Role::Admin)", "Some(Role::Approver)"];
+    let names = [
+        "None",
+        "Some(Role::Viewer)",
+        "Some(Role::Operator)",
+        "Some(Role::Admin)",
+        "Some(Role::Approver)",
+    ];
     let name = usize::try_from(number).ok().and_then(|index| names.get(index));
     Ok((*name.ok_or("unknown role")?).to_owned())
 }
@@ -122,7 +136,10 @@ fn kinds(access: &DynamicMessage) -> Result<String, Box<dyn Error>> {
     let mut text = Vec::new();
     for value in field.as_list().ok_or("kinds is not a list")? {
         let number = value.as_enum_number().ok_or("kind is not an enum")?;
-        let name = usize::try_from(number).ok().and_then(|index| names.get(index)).ok_or("unknown kind")?;
+        let name = usize::try_from(number)
+            .ok()
+            .and_then(|index| names.get(index))
+            .ok_or("unknown kind")?;
         text.push(format!("PeerKind::{name}"));
     }
     Ok(text.join(", "))

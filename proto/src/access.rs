@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn every_method_says_who_may_call_it() {
-        let silent: Vec<_> = METHODS.iter().filter(|row| row.access.is_none()).map(|row| row.path).collect();
+        let silent: Vec<_> =
+            METHODS.iter().filter(|row| row.access.is_none()).map(|row| row.path).collect();
         assert!(silent.is_empty(), "no access option: {silent:?}");
     }
 

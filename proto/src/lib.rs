@@ -26,7 +26,12 @@ pub mod agent {
 /// `homelab-backup-agent`.
 pub mod backup {
     /// Version 1.
-    #[expect(unused_qualifications, clippy::allow_attributes, reason = "generated")]
+    #[expect(
+        unused_qualifications,
+        clippy::allow_attributes,
+        clippy::large_enum_variant,
+        reason = "generated"
+    )]
     pub mod v1 {
         tonic::include_proto!("homelab.backup.v1");
     }
@@ -44,7 +49,12 @@ pub mod inference {
 /// `homelab-controller`.
 pub mod controller {
     /// Version 1.
-    #[expect(unused_qualifications, clippy::allow_attributes, reason = "generated")]
+    #[expect(
+        unused_qualifications,
+        clippy::allow_attributes,
+        clippy::large_enum_variant,
+        reason = "generated"
+    )]
     pub mod v1 {
         tonic::include_proto!("homelab.controller.v1");
     }
