@@ -1,1 +1,5 @@
 //! Supervises inference engines and serves their tokens over gRPC.
+
+pub mod device;
+pub mod engine;
+pub mod slot;

@@ -1,0 +1,283 @@
+//! The command line of an engine, made from a template.
+//!
+//! A template is an argument vector with placeholders, so that any
+//! OpenAI-compatible server can be run. No shell ever reads it.
+
+use std::{fmt, net::SocketAddr, path::PathBuf};
+
+/// Arguments of llama.cpp's `llama-server`, used where only a program is named.
+///
+/// The key goes by file because every user can read an argument vector.
+pub const LLAMA_SERVER_ARGUMENTS: [&str; 17] = [
+    "--host",
+    "{host}",
+    "--port",
+    "{port}",
+    "-m",
+    "{model}",
+    "-a",
+    "{alias}",
+    "-c",
+    "{context_total}",
+    "-np",
+    "{slots}",
+    "--api-key-file",
+    "{key_file}",
+    "--metrics",
+    "--slots",
+    "--no-webui",
+];
+
+/// What a placeholder stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Values {
+    /// Loopback address and port to listen on.
+    pub listen: SocketAddr,
+    /// File of the weights.
+    pub model: PathBuf,
+    /// Name that the engine shall give the model.
+    pub alias: String,
+    /// Tokens of context of each slot.
+    pub context_tokens: u32,
+    /// Requests at once.
+    pub slots: u32,
+    /// File with the key that callers must show.
+    pub key_file: PathBuf,
+}
+
+/// A checked command line with placeholders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    program: PathBuf,
+    arguments: Vec<Vec<Part>>,
+}
+
+/// Why a command line cannot be a template.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTemplate {
+    /// There is no program.
+    #[error("the command is empty; name the engine's program first")]
+    Empty,
+    /// The program would have to be searched for.
+    #[error("`{program}` is not an absolute path; no search path is used")]
+    Relative {
+        /// The program.
+        program: String,
+    },
+    /// A word in braces is no placeholder.
+    #[error("`{{{name}}}` is not a placeholder; there are {}", Known)]
+    Unknown {
+        /// The word.
+        name: String,
+    },
+    /// The engine would not learn where to listen.
+    #[error("no argument holds `{{port}}`: the worker chooses a free port at each start")]
+    NoPort,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Value(Placeholder),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Placeholder {
+    Host,
+    Port,
+    Model,
+    Alias,
+    Context,
+    ContextTotal,
+    Slots,
+    KeyFile,
+}
+
+impl Placeholder {
+    const ALL: [(&'static str, Self); 8] = [
+        ("host", Self::Host),
+        ("port", Self::Port),
+        ("model", Self::Model),
+        ("alias", Self::Alias),
+        ("context", Self::Context),
+        ("context_total", Self::ContextTotal),
+        ("slots", Self::Slots),
+        ("key_file", Self::KeyFile),
+    ];
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, placeholder)| *placeholder)
+    }
+
+    fn fill(self, values: &Values) -> String {
+        match self {
+            Self::Host => values.listen.ip().to_string(),
+            Self::Port => values.listen.port().to_string(),
+            Self::Model => values.model.display().to_string(),
+            Self::Alias => values.alias.clone(),
+            Self::Context => values.context_tokens.to_string(),
+            // llama-server divides its context among its slots.
+            Self::ContextTotal => {
+                (u64::from(values.context_tokens) * u64::from(values.slots)).to_string()
+            }
+            Self::Slots => values.slots.to_string(),
+            Self::KeyFile => values.key_file.display().to_string(),
+        }
+    }
+}
+
+impl Template {
+    /// Checks a command: the program, then its arguments. With no arguments it is
+    /// taken for a `llama-server`.
+    ///
+    /// # Errors
+    /// [`InvalidTemplate`] names the rule that is broken.
+    pub fn try_new(command: &[String]) -> Result<Self, InvalidTemplate> {
+        let (program, arguments) = command.split_first().ok_or(InvalidTemplate::Empty)?;
+        if program.is_empty() {
+            return Err(InvalidTemplate::Empty);
+        }
+        if !program.starts_with('/') {
+            return Err(InvalidTemplate::Relative { program: program.clone() });
+        }
+        let arguments: Vec<Vec<Part>> = if arguments.is_empty() {
+            LLAMA_SERVER_ARGUMENTS.iter().map(|argument| split(argument)).collect::<Result<_, _>>()
+        } else {
+            arguments.iter().map(|argument| split(argument)).collect()
+        }?;
+        let port = Part::Value(Placeholder::Port);
+        if !arguments.iter().any(|argument| argument.contains(&port)) {
+            return Err(InvalidTemplate::NoPort);
+        }
+        Ok(Self { program: program.into(), arguments })
+    }
+
+    /// The program.
+    pub fn program(&self) -> &PathBuf {
+        &self.program
+    }
+
+    /// The arguments with every placeholder filled in.
+    pub fn arguments(&self, values: &Values) -> Vec<String> {
+        let fill = |part: &Part| match part {
+            Part::Text(text) => text.clone(),
+            Part::Value(placeholder) => placeholder.fill(values),
+        };
+        self.arguments.iter().map(|argument| argument.iter().map(fill).collect()).collect()
+    }
+}
+
+/// Splits at `{word}`. Braces around anything but a lower-case word are text, so
+/// that an argument may hold JSON.
+fn split(argument: &str) -> Result<Vec<Part>, InvalidTemplate> {
+    let mut parts = Vec::new();
+    let mut text = String::new();
+    let mut rest = argument;
+    while let Some((before, after)) = rest.split_once('{') {
+        text.push_str(before);
+        match after.split_once('}') {
+            Some((name, behind)) if is_word(name) => {
+                let placeholder = Placeholder::named(name)
+                    .ok_or_else(|| InvalidTemplate::Unknown { name: name.to_owned() })?;
+                if !text.is_empty() {
+                    parts.push(Part::Text(std::mem::take(&mut text)));
+                }
+                parts.push(Part::Value(placeholder));
+                rest = behind;
+            }
+            _ => {
+                text.push('{');
+                rest = after;
+            }
+        }
+    }
+    text.push_str(rest);
+    if !text.is_empty() || parts.is_empty() {
+        parts.push(Part::Text(text));
+    }
+    Ok(parts)
+}
+
+fn is_word(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
+
+/// Prints the placeholders that there are.
+struct Known;
+
+impl fmt::Display for Known {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (name, _)) in Placeholder::ALL.iter().enumerate() {
+            let separator = if place == 0 { "" } else { ", " };
+            write!(formatter, "{separator}{{{name}}}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(command: &[&str]) -> Result<Template, InvalidTemplate> {
+        let command: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
+        Template::try_new(&command)
+    }
+
+    fn values() -> Values {
+        Values {
+            listen: "127.0.0.1:4711".parse().unwrap(),
+            model: "/models/small model.gguf".into(),
+            alias: "small".into(),
+            context_tokens: 4096,
+            slots: 2,
+            key_file: "/run/key".into(),
+        }
+    }
+
+    #[test]
+    fn a_program_alone_is_run_as_a_llama_server() {
+        let arguments = template(&["/usr/bin/llama-server"]).unwrap().arguments(&values());
+        assert_eq!(
+            arguments.join(" "),
+            "--host 127.0.0.1 --port 4711 -m /models/small model.gguf -a small -c 8192 -np 2 \
+             --api-key-file /run/key --metrics --slots --no-webui"
+        );
+        assert_eq!(arguments[5], "/models/small model.gguf", "a space does not split an argument");
+    }
+
+    #[test]
+    fn placeholders_stand_anywhere_and_other_braces_are_text() {
+        let command = ["/bin/vllm", "--bind={host}:{port}", "{\"a\": {\"b\":1}}", "{", "{A}", ""];
+        let arguments = template(&command).unwrap().arguments(&values());
+        assert_eq!(arguments, ["--bind=127.0.0.1:4711", "{\"a\": {\"b\":1}}", "{", "{A}", ""]);
+    }
+
+    #[test]
+    fn each_broken_rule_is_named() {
+        let table: &[(&[&str], &str)] = &[
+            (&[], "the command is empty; name the engine's program first"),
+            (&[""], "the command is empty; name the engine's program first"),
+            (&["llama-server"], "`llama-server` is not an absolute path; no search path is used"),
+            (
+                &["/e", "{prot}"],
+                "`{prot}` is not a placeholder; there are {host}, {port}, {model}, {alias}, \
+                 {context}, {context_total}, {slots}, {key_file}",
+            ),
+            (
+                &["/e", "--serve"],
+                "no argument holds `{port}`: the worker chooses a free port at each start",
+            ),
+        ];
+        for (command, expected) in table {
+            assert_eq!(&template(command).unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_large_context_of_many_slots_does_not_overflow() {
+        let huge = Values { context_tokens: u32::MAX, slots: 256, ..values() };
+        let arguments = template(&["/e", "{port}", "{context_total}"]).unwrap().arguments(&huge);
+        assert_eq!(arguments[1], "1099511627520");
+    }
+}
