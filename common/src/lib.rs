@@ -22,6 +22,7 @@ pub mod chance;
 pub mod clock;
 pub mod config;
 pub mod error_chain;
+pub mod exec;
 pub mod exit;
 pub mod ledger;
 pub mod lifecycle;
