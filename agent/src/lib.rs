@@ -1,1 +1,4 @@
 //! The health agent of one host.
+
+pub mod health;
+pub mod reading;
