@@ -29,6 +29,7 @@ pub mod lifecycle;
 pub mod retry;
 pub mod secret;
 pub mod telemetry;
+pub mod tls;
 
 /// Locks a mutex even when a panicking task poisoned it: every value guarded in
 /// this crate is valid after each single statement.

@@ -1,0 +1,209 @@
+//! Accepted connections, and how to close them from outside.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+};
+
+use rustls_pki_types::CertificateDer;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+};
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::lock;
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub struct PeerInfo {
+    /// Its address.
+    pub remote: SocketAddr,
+    /// Our address that it reached.
+    pub local: SocketAddr,
+    /// Its verified chain, leaf first; empty when it showed none.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+/// An accepted connection after its handshake. It takes part in the server's
+/// limits until it is dropped.
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: Arc<PeerInfo>,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    _registered: Registered,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    pub(super) fn new(
+        stream: TlsStream<TcpStream>,
+        peer: Arc<PeerInfo>,
+        registered: Registered,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        let closed = Box::pin(registered.token.clone().cancelled_owned());
+        Self { stream, peer, closed, _registered: registered, _permit: permit }
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub const fn peer(&self) -> &Arc<PeerInfo> {
+        &self.peer
+    }
+
+    /// The application protocol that was agreed on, such as `h2`.
+    #[must_use]
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.stream.get_ref().1.alpn_protocol()
+    }
+
+    /// Fails once the connection was closed from outside; otherwise makes sure
+    /// that closing it wakes the task.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.closed.as_mut().poll(context) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the connection was closed because its certificate no longer counts",
+            )),
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("remote", &self.peer.remote).finish_non_exhaustive()
+    }
+}
+
+/// The open connections of a server. Clones are the same list.
+#[derive(Clone, Debug, Default)]
+pub struct Connections {
+    open: Arc<Mutex<Open>>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    last_id: u64,
+    entries: HashMap<u64, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    leaf: Option<CertificateDer<'static>>,
+    peer_key: Option<String>,
+    token: CancellationToken,
+}
+
+impl Connections {
+    /// How many connections are open.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        lock(&self.open).entries.len()
+    }
+
+    /// Whether no connection is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Closes the connections whose peer's leaf certificate fits, at once and
+    /// also in the middle of a request; gives how many there were. Peers without
+    /// a certificate are left alone.
+    pub fn close_where(&self, mut fits: impl FnMut(&CertificateDer<'_>) -> bool) -> usize {
+        let open = lock(&self.open);
+        let fitting =
+            open.entries.values().filter(|entry| entry.leaf.as_ref().is_some_and(&mut fits));
+        fitting.inspect(|entry| entry.token.cancel()).count()
+    }
+
+    /// Takes a new connection in, unless its peer already has `per_peer_max`.
+    pub(super) fn admit(
+        &self,
+        leaf: Option<CertificateDer<'static>>,
+        peer_key: Option<String>,
+        per_peer_max: usize,
+    ) -> Option<Registered> {
+        let mut open = lock(&self.open);
+        if peer_key.is_some() {
+            let same = open.entries.values().filter(|entry| entry.peer_key == peer_key).count();
+            if same >= per_peer_max {
+                return None;
+            }
+        }
+        let token = CancellationToken::new();
+        open.last_id += 1;
+        let id = open.last_id;
+        open.entries.insert(id, Entry { leaf, peer_key, token: token.clone() });
+        Some(Registered { connections: self.clone(), id, token })
+    }
+}
+
+/// A place in the list of open connections; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Registered {
+    connections: Connections,
+    id: u64,
+    pub(super) token: CancellationToken,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        lock(&self.connections.open).entries.remove(&self.id);
+    }
+}
