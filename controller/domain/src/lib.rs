@@ -1,1 +1,14 @@
-//! The decisions of the control plane, as pure functions.
+//! The decisions of the control plane, as pure functions over plain data.
+//!
+//! Invariant: nothing in this crate performs input or output, reads a clock or
+//! draws a random number; time and chance arrive as parameters. Every decision
+//! carries its reasons, so that a dry run, the dashboard and a test can show
+//! them. The words are those of the protocol, which this crate does not know.
+
+pub mod ids;
+pub mod job;
+pub mod reason;
+pub mod run;
+pub mod schedule;
+pub mod site;
+pub mod text;

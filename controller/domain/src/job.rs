@@ -1,0 +1,449 @@
+//! An AI job and its state machine.
+//!
+//! `queued → waiting → assigned → running → succeeded | failed | cancelled |
+//! expired`. Each transition consumes the job, so that an old state cannot be
+//! used again, and answers with the new one or says why it is not allowed.
+//! Whatever a worker reports carries the number of its attempt; a report of an
+//! attempt that is over is refused, however late it comes.
+
+mod event;
+mod priority;
+mod transition;
+
+use std::{fmt, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use event::JobEvent;
+pub use priority::{InvalidPriority, Priority};
+pub use transition::{InvalidTransition, Outcome};
+
+use crate::{
+    ids::{HostName, JobId, ModelName},
+    reason::{Because, Failure, Reason},
+    site::Tier,
+};
+
+/// How often a job is tried before it is given up, unless a person asks again.
+pub const ATTEMPTS_MAX: u32 = 3;
+
+/// Whether the text of a job is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Record {
+    /// Request and answer are kept with the job.
+    #[default]
+    Full,
+    /// Only figures are kept once the job has ended.
+    Metadata,
+}
+
+/// How the request of a job is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestForm {
+    /// Messages of the protocol.
+    Chat,
+    /// JSON of the OpenAI chat API, byte for byte as the caller sent it.
+    OpenaiChat,
+}
+
+/// What a job asks for. Opaque here; its text never shows in debug output.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JobRequest {
+    /// How it is written down.
+    pub form: RequestForm,
+    /// The bytes; empty once wiped.
+    pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for JobRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JobRequest({:?}, {} bytes)", self.form, self.bytes.len())
+    }
+}
+
+/// What does not change while a job lives.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JobSpec {
+    /// Identifier: the request id of the call that submitted it.
+    pub id: JobId,
+    /// Model.
+    pub model: ModelName,
+    /// Tier that it runs on.
+    pub tier: Tier,
+    /// Priority.
+    pub priority: Priority,
+    /// Who asked: a SPIFFE id, or `key/<name>` through the gateway.
+    pub submitted_by: String,
+    /// When.
+    pub submitted_at: Timestamp,
+    /// When it is not wanted any more.
+    pub deadline: Option<Timestamp>,
+    /// Most tokens to answer with.
+    pub tokens_max: Option<u32>,
+    /// Whether the text is kept.
+    pub record: Record,
+    /// First 80 characters of the last message; empty when the record is metadata.
+    pub title: String,
+    /// What it asks for.
+    pub request: JobRequest,
+}
+
+impl fmt::Debug for JobSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobSpec")
+            .field("id", &self.id)
+            .field("model", &self.model)
+            .field("tier", &self.tier)
+            .field("priority", &self.priority)
+            .field("submitted_by", &self.submitted_by)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The right of a worker to a job, until it ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Host of the worker.
+    pub worker: HostName,
+    /// Number of the attempt: the fence that its reports carry. Never given twice.
+    pub attempt: u32,
+    /// When the right ends unless it is renewed.
+    pub until: Timestamp,
+}
+
+/// What a job cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens read.
+    pub prompt_tokens: Option<u32>,
+    /// Tokens written.
+    pub completion_tokens: Option<u32>,
+    /// Time for reading.
+    pub prompt_elapsed: Option<Duration>,
+    /// Time for writing.
+    pub completion_elapsed: Option<Duration>,
+}
+
+/// What is known of every job that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// When it ended.
+    pub at: Timestamp,
+    /// Host of the worker that had it last, if any did.
+    pub worker: Option<HostName>,
+    /// When its last attempt began to write, if it did.
+    pub started_at: Option<Timestamp>,
+    /// Pieces of text that were shown.
+    pub pieces: u32,
+}
+
+/// Where a job stands, with what belongs to that state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// In the queue, could run.
+    Queued {
+        /// Why it is there.
+        because: Because,
+    },
+    /// In the queue, cannot run yet.
+    Waiting {
+        /// What it waits for.
+        because: Because,
+    },
+    /// Given to a worker.
+    Assigned {
+        /// To whom.
+        lease: Lease,
+    },
+    /// Writes tokens.
+    Running {
+        /// Who.
+        lease: Lease,
+        /// Since when.
+        started_at: Timestamp,
+        /// Pieces of text stored so far.
+        pieces: u32,
+    },
+    /// Complete.
+    Succeeded {
+        /// When and by whom.
+        end: End,
+        /// What it cost.
+        usage: Usage,
+    },
+    /// Failed for good.
+    Failed {
+        /// When and by whom.
+        end: End,
+        /// Why.
+        failure: Failure,
+        /// What it cost nevertheless.
+        usage: Usage,
+    },
+    /// Cancelled.
+    Cancelled {
+        /// When; the worker that had it, if any.
+        end: End,
+        /// Who cancelled it.
+        by: String,
+    },
+    /// Its deadline came before its turn.
+    Expired {
+        /// When.
+        end: End,
+    },
+}
+
+/// The name of a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobStateKind {
+    /// In the queue, could run.
+    Queued,
+    /// In the queue, cannot run yet.
+    Waiting,
+    /// Given to a worker.
+    Assigned,
+    /// Writes tokens.
+    Running,
+    /// Complete.
+    Succeeded,
+    /// Failed for good.
+    Failed,
+    /// Cancelled.
+    Cancelled,
+    /// Its deadline came before its turn.
+    Expired,
+}
+
+impl JobStateKind {
+    /// All states, in the order of a life.
+    pub const ALL: [Self; 8] = [
+        Self::Queued,
+        Self::Waiting,
+        Self::Assigned,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Expired,
+    ];
+
+    /// The word used in rows and commands.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Waiting => "waiting",
+            Self::Assigned => "assigned",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// The state of that word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
+    /// Nothing happens any more, unless a person asks for it again.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired)
+    }
+
+    /// In the queue.
+    #[must_use]
+    pub const fn is_pending(self) -> bool {
+        matches!(self, Self::Queued | Self::Waiting)
+    }
+
+    /// A worker has it.
+    #[must_use]
+    pub const fn is_owned(self) -> bool {
+        matches!(self, Self::Assigned | Self::Running)
+    }
+}
+
+impl fmt::Display for JobStateKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl JobState {
+    /// The name of the state.
+    #[must_use]
+    pub const fn kind(&self) -> JobStateKind {
+        match self {
+            Self::Queued { .. } => JobStateKind::Queued,
+            Self::Waiting { .. } => JobStateKind::Waiting,
+            Self::Assigned { .. } => JobStateKind::Assigned,
+            Self::Running { .. } => JobStateKind::Running,
+            Self::Succeeded { .. } => JobStateKind::Succeeded,
+            Self::Failed { .. } => JobStateKind::Failed,
+            Self::Cancelled { .. } => JobStateKind::Cancelled,
+            Self::Expired { .. } => JobStateKind::Expired,
+        }
+    }
+
+    /// The lease of the worker that has the job now.
+    #[must_use]
+    pub const fn lease(&self) -> Option<&Lease> {
+        match self {
+            Self::Assigned { lease } | Self::Running { lease, .. } => Some(lease),
+            _ => None,
+        }
+    }
+
+    /// How the job ended.
+    #[must_use]
+    pub const fn end(&self) -> Option<&End> {
+        match self {
+            Self::Succeeded { end, .. }
+            | Self::Failed { end, .. }
+            | Self::Cancelled { end, .. }
+            | Self::Expired { end } => Some(end),
+            _ => None,
+        }
+    }
+
+    /// The stable word for why the job stands there, and the sentence.
+    #[must_use]
+    pub fn because(&self) -> Because {
+        match self {
+            Self::Queued { because } | Self::Waiting { because } => because.clone(),
+            Self::Assigned { lease } => Because::new(
+                Reason::ASSIGNED,
+                format!("attempt {} was given to {}", lease.attempt, lease.worker),
+            ),
+            Self::Running { lease, .. } => Because::new(
+                Reason::STARTED,
+                format!("attempt {} runs on {}", lease.attempt, lease.worker),
+            ),
+            Self::Succeeded { end, .. } => match &end.worker {
+                Some(worker) => Because::new(Reason::COMPLETED, format!("{worker} completed it")),
+                None => Because::new(Reason::COMPLETED, "complete"),
+            },
+            Self::Failed { failure, .. } => {
+                Because::new(failure.reason.clone(), failure.message.clone())
+            }
+            Self::Cancelled { by, .. } => {
+                Because::new(Reason::CANCELLED, format!("cancelled by {by}"))
+            }
+            Self::Expired { .. } => {
+                Because::new(Reason::DEADLINE_EXCEEDED, "its deadline came before its turn")
+            }
+        }
+    }
+}
+
+/// How often a job has been tried, and how often it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempts {
+    /// The newest attempt that was given out; 0 before the first.
+    pub given: u32,
+    /// The last attempt that may be given out.
+    pub limit: u32,
+}
+
+/// The parts of a job, as a store keeps them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobParts {
+    /// What does not change.
+    pub spec: JobSpec,
+    /// When it was put into the queue, or put there again by a person; its age
+    /// counts from here.
+    pub enqueued_at: Timestamp,
+    /// How often it has been tried.
+    pub attempts: Attempts,
+    /// Where it stands.
+    pub state: JobState,
+}
+
+/// One AI job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job(JobParts);
+
+impl Job {
+    /// A new job in the queue.
+    #[must_use]
+    pub fn submit(spec: JobSpec) -> Self {
+        Self(JobParts {
+            enqueued_at: spec.submitted_at,
+            attempts: Attempts { given: 0, limit: ATTEMPTS_MAX },
+            state: JobState::Queued {
+                because: Because::new(Reason::SUBMITTED, "it was put into the queue"),
+            },
+            spec,
+        })
+    }
+
+    /// Puts a stored job together again; none when the parts contradict each
+    /// other: an owner whose attempt is not the newest.
+    #[must_use]
+    pub fn from_parts(parts: JobParts) -> Option<Self> {
+        let attempts = parts.attempts;
+        let newest = parts.state.lease().is_none_or(|lease| lease.attempt == attempts.given);
+        (newest && attempts.given <= attempts.limit).then_some(Self(parts))
+    }
+
+    /// The parts, to be stored.
+    #[must_use]
+    pub const fn parts(&self) -> &JobParts {
+        &self.0
+    }
+
+    /// Identifier.
+    #[must_use]
+    pub const fn id(&self) -> JobId {
+        self.0.spec.id
+    }
+
+    /// What does not change.
+    #[must_use]
+    pub const fn spec(&self) -> &JobSpec {
+        &self.0.spec
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub const fn state(&self) -> &JobState {
+        &self.0.state
+    }
+
+    /// How often it has been tried.
+    #[must_use]
+    pub const fn attempts(&self) -> Attempts {
+        self.0.attempts
+    }
+
+    /// When its age began to count.
+    #[must_use]
+    pub const fn enqueued_at(&self) -> Timestamp {
+        self.0.enqueued_at
+    }
+
+    /// Its place in the queue; smaller goes first. See [`Priority::queue_key`].
+    #[must_use]
+    pub fn queue_key(&self) -> i64 {
+        self.0.spec.priority.queue_key(self.0.enqueued_at)
+    }
+
+    /// Whether its text is to be wiped now: it has ended, and only figures are
+    /// to be kept.
+    #[must_use]
+    pub fn is_to_be_wiped(&self) -> bool {
+        self.0.spec.record == Record::Metadata && self.0.state.kind().is_final()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! Stable reasons, and failures made of them.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{Deserialize, Serialize};
+
+/// A stable `UPPER_SNAKE` word for why something is as it is. Programs match
+/// it; people read the message beside it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Reason(Cow<'static, str>);
+
+/// The text is no reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no reason: 1 to 64 of A-Z, 0-9 and _, beginning with a letter")]
+pub struct InvalidReason(String);
+
+impl Reason {
+    /// Checks a reason that comes from outside.
+    pub fn try_new(text: impl Into<String>) -> Result<Self, InvalidReason> {
+        let text = text.into();
+        let fits = (1..=64).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_uppercase())
+            && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+        if fits { Ok(Self(Cow::Owned(text))) } else { Err(InvalidReason(text)) }
+    }
+
+    /// The word.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident;)+) => {
+        impl Reason {$(
+            $(#[$doc])*
+            pub const $name: Self = Self(Cow::Borrowed(stringify!($name)));
+        )+}
+    };
+}
+
+reasons! {
+    /// A job has been put into the queue.
+    SUBMITTED;
+    /// A job is in the queue again because a person asked for it.
+    RETRIED;
+    /// A job can run as soon as a slot is free.
+    READY;
+    /// A job was given to a worker.
+    ASSIGNED;
+    /// A job has written its first token.
+    STARTED;
+    /// Everything that was asked for was done.
+    COMPLETED;
+    /// A person or the caller did not want it any more.
+    CANCELLED;
+    /// The deadline came first.
+    DEADLINE_EXCEEDED;
+    /// The worker's heartbeats stopped.
+    LEASE_EXPIRED;
+    /// The worker gave the job back.
+    WORKER_RELEASED;
+    /// Every allowed attempt was used.
+    ATTEMPTS_EXHAUSTED;
+    /// An attempt broke off after text had been shown.
+    OUTPUT_ALREADY_SHOWN;
+    /// The worker's host sleeps, as expected.
+    WORKER_ASLEEP;
+    /// The worker does not answer.
+    WORKER_UNREACHABLE;
+    /// The worker or its host takes no new work.
+    WORKER_DRAINING;
+    /// Every slot is in use.
+    NO_FREE_SLOT;
+    /// No worker of the tier has the model.
+    MODEL_NOT_FOUND;
+    /// The model is known and cannot be loaded now.
+    MODEL_FAILED;
+    /// No tier of that kind is in the site file.
+    TIER_NOT_CONFIGURED;
+    /// The external tier is not part of this site.
+    GOLD_NOT_CONFIGURED;
+    /// The queue holds as much as it may.
+    QUEUE_FULL;
+    /// A host answers and every condition holds.
+    ALL_CONDITIONS_HOLD;
+    /// A condition does not hold.
+    CONDITION_FALSE;
+    /// A condition could not be found out.
+    CONDITION_UNKNOWN;
+    /// A daemon of the host does not answer.
+    DAEMON_UNREACHABLE;
+    /// Nothing of the host answers.
+    HOST_UNREACHABLE;
+    /// Not looked at yet.
+    NOT_OBSERVED;
+    /// In the site file, never enrolled.
+    NOT_ENROLLED;
+    /// Off until needed.
+    EXPECTED_ASLEEP;
+    /// A person takes work off the host.
+    DRAINED;
+    /// There is no verified snapshot.
+    NEVER_BACKED_UP;
+    /// The newest verified snapshot is older than its target.
+    RPO_MISSED;
+    /// No snapshot of the backup has been restored and compared.
+    NEVER_DRILLED;
+    /// The newest drill showed a difference.
+    DRILL_FAILED;
+    /// The newest run failed.
+    RUN_FAILED;
+    /// A person paused the schedule.
+    SCHEDULE_PAUSED;
+    /// Contact with a run was lost.
+    RUN_UNKNOWN;
+    /// Jobs failed.
+    JOBS_FAILED;
+    /// A job has waited for long.
+    JOB_WAITS_LONG;
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for Reason {
+    type Error = InvalidReason;
+
+    fn try_from(text: String) -> Result<Self, InvalidReason> {
+        Self::try_new(text)
+    }
+}
+
+impl From<Reason> for String {
+    fn from(reason: Reason) -> Self {
+        reason.0.into_owned()
+    }
+}
+
+/// Why something was refused or went wrong, as data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The stable word.
+    pub reason: Reason,
+    /// What failed, on what, why and what to do next, for people.
+    pub message: String,
+    /// Whether the same may succeed later without any change.
+    pub retryable: bool,
+}
+
+/// One reason of a decision: the word and the sentence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Because {
+    /// The stable word.
+    pub reason: Reason,
+    /// The same for people, with the figures behind it.
+    pub message: String,
+}
+
+impl Because {
+    /// Joins a word and its sentence.
+    #[must_use]
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_upper_snake_is_a_reason() {
+        assert_eq!(Reason::try_new("WORKER_ASLEEP").unwrap(), Reason::WORKER_ASLEEP);
+        for wrong in ["", "worker_asleep", "9LIVES", "A B", &"A".repeat(65)] {
+            assert!(Reason::try_new(wrong).is_err(), "{wrong}");
+        }
+    }
+}

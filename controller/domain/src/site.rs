@@ -1,0 +1,382 @@
+//! The site as the person declared it, checked.
+//!
+//! Reading TOML is the controller's work; it ends in a [`SiteDraft`], whose
+//! [`SiteDraft::check`] finds every problem between the parts and gives the
+//! [`Site`] that all decisions use.
+
+mod check;
+mod network;
+
+use std::{net::IpAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use check::SiteProblem;
+pub use network::{
+    Cidr, InvalidCidr, InvalidMac, MacAddress, NetworkSegment, SegmentRule, SegmentVerdict,
+};
+
+use crate::{
+    ids::{
+        BackupName, DrillTargetName, HostName, ModelName, RepositoryName, ServiceName, SiteName,
+    },
+    schedule::{Schedule, Zone},
+};
+
+/// A site whose parts may still contradict each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteDraft {
+    /// Name; part of every identity.
+    pub name: SiteName,
+    /// DNS domain of the hosts, such as `home.arpa`.
+    pub domain: String,
+    /// Zone that schedules are read in.
+    pub time_zone: Zone,
+    /// Hosts.
+    pub hosts: Vec<Host>,
+    /// Network segments.
+    pub networks: Vec<NetworkSegment>,
+    /// What may and may not pass between segments.
+    pub segment_rules: Vec<SegmentRule>,
+    /// Services.
+    pub services: Vec<Service>,
+    /// Repositories.
+    pub repositories: Vec<Repository>,
+    /// Backups.
+    pub backups: Vec<Backup>,
+    /// Tiers of AI jobs.
+    pub tiers: Vec<TierConfig>,
+}
+
+/// A site whose parts fit together: names are unique, what is referred to
+/// exists, targets can be met. The order of the parts is that of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site(SiteDraft);
+
+impl Site {
+    /// Name; part of every identity.
+    #[must_use]
+    pub const fn name(&self) -> &SiteName {
+        &self.0.name
+    }
+
+    /// DNS domain of the hosts.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        &self.0.domain
+    }
+
+    /// Zone that schedules are read in.
+    #[must_use]
+    pub const fn time_zone(&self) -> &Zone {
+        &self.0.time_zone
+    }
+
+    /// Hosts.
+    #[must_use]
+    pub fn hosts(&self) -> &[Host] {
+        &self.0.hosts
+    }
+
+    /// The host of that name.
+    #[must_use]
+    pub fn host(&self, name: &HostName) -> Option<&Host> {
+        self.0.hosts.iter().find(|host| host.name == *name)
+    }
+
+    /// Network segments.
+    #[must_use]
+    pub fn networks(&self) -> &[NetworkSegment] {
+        &self.0.networks
+    }
+
+    /// What may and may not pass between segments.
+    #[must_use]
+    pub fn segment_rules(&self) -> &[SegmentRule] {
+        &self.0.segment_rules
+    }
+
+    /// Services.
+    #[must_use]
+    pub fn services(&self) -> &[Service] {
+        &self.0.services
+    }
+
+    /// Repositories.
+    #[must_use]
+    pub fn repositories(&self) -> &[Repository] {
+        &self.0.repositories
+    }
+
+    /// Backups.
+    #[must_use]
+    pub fn backups(&self) -> &[Backup] {
+        &self.0.backups
+    }
+
+    /// The backup of that name.
+    #[must_use]
+    pub fn backup(&self, name: &BackupName) -> Option<&Backup> {
+        self.0.backups.iter().find(|backup| backup.name == *name)
+    }
+
+    /// Tiers, in the order in which a job without a tier tries them.
+    #[must_use]
+    pub fn tiers(&self) -> &[TierConfig] {
+        &self.0.tiers
+    }
+
+    /// The declaration of a tier.
+    #[must_use]
+    pub fn tier(&self, tier: Tier) -> Option<&TierConfig> {
+        self.0.tiers.iter().find(|config| config.tier == tier)
+    }
+
+    /// The tier that a host's worker belongs to.
+    #[must_use]
+    pub fn tier_of(&self, host: &HostName) -> Option<Tier> {
+        self.0.tiers.iter().find(|config| config.hosts.contains(host)).map(|config| config.tier)
+    }
+
+    /// The parts, to be changed and checked again.
+    #[must_use]
+    pub fn into_draft(self) -> SiteDraft {
+        self.0
+    }
+}
+
+/// What power state a host is expected to have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpectedPower {
+    /// Always on.
+    #[default]
+    On,
+    /// Off until needed.
+    OnDemand,
+}
+
+/// Kinds of daemon that run on hosts and that the controller dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DaemonKind {
+    /// Health, inventory, checks, network and power.
+    Agent,
+    /// Backups, restores and drills.
+    BackupAgent,
+    /// Inference.
+    GpuWorker,
+}
+
+impl DaemonKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Agent, Self::BackupAgent, Self::GpuWorker];
+
+    /// The word used in identities, files and commands.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::BackupAgent => "backup-agent",
+            Self::GpuWorker => "gpu-worker",
+        }
+    }
+
+    /// The kind of that word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
+    /// The port that it listens on unless the site file says otherwise.
+    #[must_use]
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Agent => 7450,
+            Self::BackupAgent => 7451,
+            Self::GpuWorker => 7452,
+        }
+    }
+}
+
+impl std::fmt::Display for DaemonKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One daemon of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    /// Kind.
+    pub kind: DaemonKind,
+    /// Port that the controller dials.
+    pub port: u16,
+}
+
+impl Daemon {
+    /// A daemon on its default port.
+    #[must_use]
+    pub const fn on_default_port(kind: DaemonKind) -> Self {
+        Self { kind, port: kind.default_port() }
+    }
+}
+
+/// One host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Name.
+    pub name: HostName,
+    /// Management address.
+    pub address: IpAddr,
+    /// Its role in the site, for people.
+    pub description: String,
+    /// What power state is expected.
+    pub expected_power: ExpectedPower,
+    /// Address of the network card that wakes it.
+    pub mac: Option<MacAddress>,
+    /// Daemons that it runs.
+    pub daemons: Vec<Daemon>,
+}
+
+impl Host {
+    /// The daemon of a kind.
+    #[must_use]
+    pub fn daemon(&self, kind: DaemonKind) -> Option<Daemon> {
+        self.daemons.iter().copied().find(|daemon| daemon.kind == kind)
+    }
+}
+
+/// How a service is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceKind {
+    /// PostgreSQL.
+    Postgres,
+    /// HTTP without TLS.
+    Http,
+    /// HTTP with TLS.
+    Https,
+    /// Secure shell.
+    Ssh,
+    /// The Git protocol or a forge.
+    Git,
+    /// Domain names.
+    Dns,
+    /// Anything else that accepts a connection.
+    Tcp,
+}
+
+/// One service of a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Name.
+    pub name: ServiceName,
+    /// Host that it runs on.
+    pub host: HostName,
+    /// Port.
+    pub port: u16,
+    /// How it is spoken to.
+    pub kind: ServiceKind,
+}
+
+/// One repository, as the site knows it; where it lies is in the config of the
+/// backup-agents that use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repository {
+    /// Name.
+    pub name: RepositoryName,
+    /// What it is, for people.
+    pub description: String,
+}
+
+/// Kinds of backup source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceKind {
+    /// PostgreSQL databases.
+    Postgres,
+    /// A Vaultwarden data folder.
+    Vaultwarden,
+    /// Git repositories.
+    Git,
+    /// An OPNsense configuration.
+    Opnsense,
+    /// ZFS datasets.
+    Zfs,
+    /// Plain files.
+    Files,
+}
+
+/// One declared backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// Name; the backup-agent's config has the source under the same name.
+    pub name: BackupName,
+    /// Host whose backup-agent runs it.
+    pub host: HostName,
+    /// Repository that it goes to.
+    pub repository: RepositoryName,
+    /// Kind of source.
+    pub source: SourceKind,
+    /// When it runs.
+    pub schedule: Schedule,
+    /// When it is drilled.
+    pub drill: Option<Schedule>,
+    /// How old the newest verified snapshot may become.
+    pub rpo: Duration,
+    /// Where drills restore to; needed when there is a drill schedule.
+    pub drill_target: Option<DrillTargetName>,
+}
+
+/// Where a job may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// Always on.
+    Bronze,
+    /// Waits until its worker is up.
+    Silver,
+    /// Leaves the house; only by rule and within a budget.
+    Gold,
+}
+
+impl Tier {
+    /// All tiers.
+    pub const ALL: [Self; 3] = [Self::Bronze, Self::Silver, Self::Gold];
+
+    /// The word used in files, rows and commands.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bronze => "bronze",
+            Self::Silver => "silver",
+            Self::Gold => "gold",
+        }
+    }
+
+    /// The tier of that word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|tier| tier.as_str() == word)
+    }
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One tier of AI jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TierConfig {
+    /// Which.
+    pub tier: Tier,
+    /// Hosts whose gpu-workers belong to it.
+    pub hosts: Vec<HostName>,
+    /// Models that jobs may ask for. A worker's own list says which it has.
+    pub models: Vec<ModelName>,
+    /// Model of a job that names none.
+    pub default_model: Option<ModelName>,
+}
