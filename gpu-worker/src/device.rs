@@ -132,13 +132,22 @@ pub fn list(roots: &Roots) -> Vec<Device> {
 
 /// Mean power between two readings of an energy meter; `None` when the meter went
 /// back, as it does when the driver is loaded again.
-pub fn mean_watts(earlier_microjoules: u64, now_microjoules: u64, elapsed: Duration) -> Option<f32> {
+pub fn mean_watts(
+    earlier_microjoules: u64,
+    now_microjoules: u64,
+    elapsed: Duration,
+) -> Option<f32> {
     let used = now_microjoules.checked_sub(earlier_microjoules)?;
     if elapsed.is_zero() {
         return None;
     }
     // Exact enough: a meter of 2^53 microjoules is 285 kWh.
-    Some((used as f64 / 1e6 / elapsed.as_secs_f64()) as f32)
+    Some(narrow(used as f64 / 1e6 / elapsed.as_secs_f64()))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a reading for people: 24 bits are plenty")]
+fn narrow(reading: f64) -> f32 {
+    reading as f32
 }
 
 /// Reads a small file and drops the line break at its end.
@@ -188,7 +197,9 @@ mod tests {
         assert_eq!("cpu".parse(), Ok(DeviceId::Cpu));
         let card: DeviceId = "0000:8A:00.1".parse().unwrap();
         assert_eq!(card.to_string(), "0000:8a:00.1");
-        for wrong in ["", "0", "CPU", "card0", "03:00.0", "0000:03:00", "0000.03:00:0", "0000:03:00.0:1"] {
+        for wrong in
+            ["", "0", "CPU", "card0", "03:00.0", "0000:03:00", "0000.03:00:0", "0000:03:00.0:1"]
+        {
             assert_eq!(wrong.parse::<DeviceId>(), Err(InvalidDeviceId), "{wrong}");
         }
     }

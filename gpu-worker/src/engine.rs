@@ -1,10 +1,322 @@
-//! One inference process and everything around it.
+//! One engine: a foreign inference process, kept running and kept honest.
+//!
+//! A handle says what is wanted (a model, or nothing) and shows what is; a single
+//! task in between starts the process, waits until it is ready, watches that a busy
+//! engine makes progress, ends it, and starts it again after a pause. It knows
+//! nothing of tokens: those go from the process's socket to whoever asked, through
+//! the [`session::Session`] that exists while the process is ready.
 
 pub mod chunk;
 pub mod command;
 pub mod health;
 pub mod http;
+mod process;
 pub mod request;
 pub mod restart;
+pub mod session;
 pub mod sse;
 pub mod stream;
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use homelab_common::{chance::Chance, clock::Clock, exec::Exec, lifecycle::Tasks};
+use jiff::Timestamp;
+use tokio::{sync::watch, time};
+use tracing::{info, warn};
+
+use crate::{
+    device::DeviceId,
+    engine::{
+        command::Template,
+        process::{End, Incident},
+        restart::{History, Next, RestartPolicy},
+        session::Session,
+        stream::Patience,
+    },
+    model::Model,
+};
+
+/// What a person has configured about an engine.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Name, unique on the host.
+    pub name: String,
+    /// What it runs on.
+    pub device: DeviceId,
+    /// Its command line.
+    pub command: Template,
+    /// Its environment, which is otherwise empty.
+    pub environment: Vec<(String, String)>,
+    /// Page that answers 200 once it is ready.
+    pub health_path: String,
+    /// Its deadlines.
+    pub timing: Timing,
+}
+
+/// The deadlines of an engine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timing {
+    /// From the start of the process until it is ready.
+    pub start: Duration,
+    /// How long running requests may go on when it shall end.
+    pub drain: Duration,
+    /// From SIGTERM to SIGKILL.
+    pub stop: Duration,
+    /// How long a busy engine may show no progress.
+    pub stall: Duration,
+    /// How often a busy engine is looked at.
+    pub look: Duration,
+    /// How long one answer may be silent.
+    pub patience: Patience,
+    /// When it is started again.
+    pub restart: RestartPolicy,
+}
+
+/// What an engine needs of the world.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// Starts the process.
+    pub exec: Arc<dyn Exec>,
+    /// Dates what happens.
+    pub clock: Arc<dyn Clock>,
+    /// Makes keys and spreads pauses.
+    pub chance: Arc<dyn Chance>,
+    /// Runs the task.
+    pub tasks: Tasks,
+    /// Private folder for key files.
+    pub runtime: PathBuf,
+    /// Told of every change that a watcher may want to see.
+    pub changed: watch::Sender<()>,
+}
+
+/// Where an engine stands.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// No process is wanted.
+    Stopped,
+    /// The process runs and does not listen yet.
+    Starting,
+    /// It listens and loads the model.
+    Loading,
+    /// It answers.
+    Ready(Arc<Session>),
+    /// It ended by itself and will be started again.
+    Failed,
+    /// It ended too often and is left alone until a model is loaded again.
+    Quarantined,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Loading => "loading its model",
+            Self::Ready(_) => "ready",
+            Self::Failed => "failed, to be started again",
+            Self::Quarantined => "quarantined",
+        })
+    }
+}
+
+/// An engine, as it stands.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Where it stands.
+    pub state: State,
+    /// Since when.
+    pub since: Timestamp,
+    /// The model that it has or shall have.
+    pub model: Option<Arc<Model>>,
+    /// Its process, when there is one.
+    pub pid: Option<u32>,
+    /// How often a process was started.
+    pub starts: u32,
+    /// How it last ended by itself.
+    pub last_incident: Option<Arc<Incident>>,
+    /// Which request to load or unload this answers.
+    pub order: u64,
+}
+
+/// What shall be.
+#[derive(Debug, Clone, Default)]
+struct Wanted {
+    model: Option<Arc<Model>>,
+    order: u64,
+}
+
+/// A supervised engine. Clones are the same engine.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    config: Arc<EngineConfig>,
+    wanted: watch::Sender<Wanted>,
+    status: watch::Sender<Status>,
+}
+
+impl Engine {
+    /// Sets up an engine that is stopped, and the task that supervises it.
+    pub fn start(config: EngineConfig, world: World) -> Self {
+        let status = Status {
+            state: State::Stopped,
+            since: world.clock.now(),
+            model: None,
+            pid: None,
+            starts: 0,
+            last_incident: None,
+            order: 0,
+        };
+        let engine = Self {
+            config: Arc::new(config),
+            wanted: watch::channel(Wanted::default()).0,
+            status: watch::channel(status).0,
+        };
+        let tasks = world.tasks.clone();
+        tasks.spawn(Supervisor { engine: engine.clone(), world }.run());
+        engine
+    }
+
+    /// What was configured.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Its status and every later one.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Wants `model`, ending what runs now after its running requests. Ends a
+    /// quarantine too. Gives the number of the order, which [`Status::order`]
+    /// repeats once it is being carried out.
+    pub fn load(&self, model: Arc<Model>) -> u64 {
+        self.order(Some(model))
+    }
+
+    /// Wants no process, ending what runs now after its running requests.
+    pub fn unload(&self) -> u64 {
+        self.order(None)
+    }
+
+    fn order(&self, model: Option<Arc<Model>>) -> u64 {
+        let mut order = 0;
+        self.wanted.send_modify(|wanted| {
+            wanted.order += 1;
+            wanted.model = model;
+            order = wanted.order;
+        });
+        order
+    }
+}
+
+/// The task behind an engine.
+#[derive(Debug)]
+struct Supervisor {
+    engine: Engine,
+    world: World,
+}
+
+impl Supervisor {
+    async fn run(self) {
+        let mut wanted = self.engine.wanted.subscribe();
+        let stopping = self.world.tasks.stopping();
+        while !stopping.is_cancelled() {
+            let order = wanted.borrow_and_update().clone();
+            match &order.model {
+                Some(model) => self.keep_running(model, order.order, &mut wanted).await,
+                None => {
+                    self.set(|status| {
+                        status.state = State::Stopped;
+                        status.model = None;
+                        status.order = order.order;
+                    });
+                    self.asked(&mut wanted).await;
+                }
+            }
+        }
+    }
+
+    /// Runs one process after the other until something else is asked for.
+    async fn keep_running(
+        &self,
+        model: &Arc<Model>,
+        order: u64,
+        wanted: &mut watch::Receiver<Wanted>,
+    ) {
+        let mut history = History::default();
+        self.set(|status| {
+            status.model = Some(Arc::clone(model));
+            status.order = order;
+        });
+        while let End::ByItself(incident) = self.run_once(model, wanted).await {
+            let policy = &self.engine.config.timing.restart;
+            let next = history.ended(policy, incident.ready_for, self.world.chance.as_ref());
+            self.note(incident, next);
+            let asked = self.asked(wanted);
+            match next {
+                Next::Quarantine { .. } => return asked.await,
+                Next::Restart { after } => {
+                    if time::timeout(after, asked).await.is_ok() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for another order, or for the end of the daemon.
+    ///
+    /// Cancel safety: an order that comes in between is seen by the next call.
+    async fn asked(&self, wanted: &mut watch::Receiver<Wanted>) {
+        let stopping = self.world.tasks.stopping();
+        tokio::select! {
+            // The sender lives as long as this supervisor.
+            _ = wanted.changed() => wanted.mark_changed(),
+            () = stopping.cancelled() => {}
+        }
+    }
+
+    fn note(&self, incident: Incident, next: Next) {
+        let engine = self.engine.config.name.as_str();
+        match next {
+            Next::Restart { after } => warn!(
+                engine,
+                because = %incident.because,
+                restart_after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+                "an engine ended by itself"
+            ),
+            Next::Quarantine { quick_ends } => warn!(
+                engine,
+                because = %incident.because,
+                quick_ends,
+                "an engine ended too often and is left alone"
+            ),
+        }
+        self.set(|status| {
+            status.pid = None;
+            status.last_incident = Some(Arc::new(incident));
+            status.state = match next {
+                Next::Restart { .. } => State::Failed,
+                Next::Quarantine { .. } => State::Quarantined,
+            };
+        });
+    }
+
+    fn set_state(&self, state: State) {
+        info!(engine = %self.engine.config.name, %state, "engine");
+        self.set(|status| status.state = state);
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Status)) {
+        let now = self.world.clock.now();
+        self.engine.status.send_modify(|status| {
+            change(status);
+            status.since = now;
+        });
+        self.world.changed.send_replace(());
+    }
+}

@@ -44,9 +44,8 @@ impl Slots {
     /// # Errors
     /// [`Busy`] when none is.
     pub fn try_acquire(&self) -> Result<Permit, Busy> {
-        let permit = Arc::clone(&self.free)
-            .try_acquire_owned()
-            .map_err(|_| Busy { total: self.total })?;
+        let permit =
+            Arc::clone(&self.free).try_acquire_owned().map_err(|_| Busy { total: self.total })?;
         self.changed.send_replace(());
         Ok(Permit { permit: Some(permit), changed: self.changed.clone() })
     }

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Device, DeviceId, PciSlot, Power, hwmons, millidegrees, noted, read_number, read_text,
+    Device, DeviceId, PciSlot, Power, hwmons, millidegrees, narrow, noted, read_number, read_text,
 };
 
 /// A BAR of this size or less is the window of a card without Resizable BAR and
@@ -47,14 +47,16 @@ fn is_card(name: &str) -> bool {
 /// A card without a PCI slot (a virtual display) is no device for us.
 fn read(device: &Path) -> Option<Device> {
     let uevent = read_text(&device.join("uevent")).ok()?;
-    let value = |key: &str| uevent.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let value =
+        |key: &str| uevent.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     let slot: PciSlot = value("PCI_SLOT_NAME")?.parse().ok()?;
     let driver = value("DRIVER").map(str::to_owned);
     let sensors = Sensors::of(device, driver.as_deref());
 
     let mut missing = Vec::new();
     let memory_bytes = noted(&mut missing, "memory_bytes", memory(device));
-    let memory_used_bytes = noted(&mut missing, "memory_used_bytes", memory_used(device, driver.as_deref()));
+    let memory_used_bytes =
+        noted(&mut missing, "memory_used_bytes", memory_used(device, driver.as_deref()));
     let temperature_celsius = noted(&mut missing, "temperature_celsius", sensors.temperature());
     let power = noted(&mut missing, "power_watts", sensors.power());
     Some(Device {
@@ -73,10 +75,10 @@ fn name(device: &Path) -> String {
     let vendor = hexadecimal(&device.join("vendor"));
     let model = hexadecimal(&device.join("device"));
     match (vendor, model) {
-        (Some(0x8086), Some(model)) => INTEL_CARDS
-            .iter()
-            .find(|(id, _)| *id == model)
-            .map_or_else(|| format!("Intel graphics 8086:{model:04x}"), |(_, name)| (*name).to_owned()),
+        (Some(0x8086), Some(model)) => INTEL_CARDS.iter().find(|(id, _)| *id == model).map_or_else(
+            || format!("Intel graphics 8086:{model:04x}"),
+            |(_, name)| (*name).to_owned(),
+        ),
         (Some(vendor), Some(model)) => format!("graphics card {vendor:04x}:{model:04x}"),
         _ => "graphics card".to_owned(),
     }
@@ -119,7 +121,8 @@ fn bar_bytes(resource: &str, bar: usize) -> Option<u64> {
 fn memory_used(device: &Path, driver: Option<&str>) -> Result<u64, String> {
     match driver {
         Some("i915" | "xe") => {
-            Err("the driver shows no total; it would have to be summed over all processes as root".to_owned())
+            Err("the driver shows no total; it would have to be summed over all processes as root"
+                .to_owned())
         }
         _ => read_number(&device.join("mem_info_vram_used")),
     }
@@ -153,7 +156,7 @@ impl Sensors {
     fn power(&self) -> Result<Power, String> {
         let folder = self.folder()?;
         if let Ok(microwatts) = read_number::<u32>(&folder.join("power1_average")) {
-            return Ok(Power::Watts((f64::from(microwatts) / 1e6) as f32));
+            return Ok(Power::Watts(narrow(f64::from(microwatts) / 1e6)));
         }
         read_number(&folder.join("energy1_input")).map(Power::MeterMicrojoules)
     }
@@ -200,7 +203,8 @@ mod tests {
     const RESOURCE_16_GIB: &str = "0x00000000f6000000 0x00000000f6ffffff 0x0000000000140204\n\
          0x0000000000000000 0x0000000000000000 0x0000000000000000\n\
          0x0000383800000000 0x0000383bffffffff 0x000000000014220c\n";
-    const RESOURCE_WINDOW: &str = "0x0 0x0 0x0\n0x0 0x0 0x0\n0x00000000e0000000 0x00000000efffffff 0x14220c\n";
+    const RESOURCE_WINDOW: &str =
+        "0x0 0x0 0x0\n0x0 0x0 0x0\n0x00000000e0000000 0x00000000efffffff 0x14220c\n";
 
     #[test]
     fn an_a770_under_i915_is_read() {

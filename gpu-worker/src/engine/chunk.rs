@@ -112,10 +112,7 @@ pub fn engine_error(object: &Value) -> EngineError {
     let body = object.get("error").unwrap_or(object);
     let text = |key: &str| body.get(key).and_then(Value::as_str).map(str::to_owned);
     EngineError {
-        code: body
-            .get("code")
-            .and_then(Value::as_u64)
-            .and_then(|code| u16::try_from(code).ok()),
+        code: body.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok()),
         kind: text("type").unwrap_or_default(),
         message: text("message").unwrap_or_else(|| match body {
             Value::String(message) => message.clone(),
@@ -145,10 +142,7 @@ fn chunk(raw: Bytes, object: &Value) -> Chunk {
     let choice = object.pointer("/choices/0");
     let delta = choice.and_then(|choice| choice.get("delta").or_else(|| choice.get("message")));
     let text = |keys: &[&str]| {
-        keys.iter()
-            .find_map(|key| delta?.get(key)?.as_str())
-            .unwrap_or_default()
-            .to_owned()
+        keys.iter().find_map(|key| delta?.get(key)?.as_str()).unwrap_or_default().to_owned()
     };
     let content = match choice.and_then(|choice| choice.get("text")).and_then(Value::as_str) {
         // The older completions API puts the text beside the delta.
@@ -171,9 +165,8 @@ fn chunk(raw: Bytes, object: &Value) -> Chunk {
 fn usage(object: &Value) -> Usage {
     let usage: WireUsage = part(object, "usage");
     let timings: WireTimings = part(object, "timings");
-    let counted_prompt = timings
-        .prompt_n
-        .map(|new| new.saturating_add(timings.cache_n.unwrap_or(0)));
+    let counted_prompt =
+        timings.prompt_n.map(|new| new.saturating_add(timings.cache_n.unwrap_or(0)));
     Usage {
         prompt_tokens: usage.prompt_tokens.or(counted_prompt),
         completion_tokens: usage.completion_tokens.or(timings.predicted_n),
@@ -229,7 +222,8 @@ mod tests {
 
     // The shapes below are those of llama-server as it answered in development.
     const FIRST: &str = r#"{"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],"object":"chat.completion.chunk"}"#;
-    const WORD: &str = r#"{"choices":[{"finish_reason":null,"index":0,"delta":{"content":" there"}}],"x-new":1}"#;
+    const WORD: &str =
+        r#"{"choices":[{"finish_reason":null,"index":0,"delta":{"content":" there"}}],"x-new":1}"#;
     const LAST: &str = r#"{"choices":[{"finish_reason":"length","index":0,"delta":{}}]}"#;
     const COST: &str = r#"{"choices":[],"usage":{"completion_tokens":5,"prompt_tokens":32,"total_tokens":37},"timings":{"cache_n":31,"prompt_n":1,"prompt_ms":133.0,"predicted_n":5,"predicted_ms":36.5}}"#;
 
@@ -270,7 +264,9 @@ mod tests {
 
     #[test]
     fn timings_count_where_usage_is_missing() {
-        let usage = read_chunk(r#"{"choices":[],"timings":{"cache_n":10,"prompt_n":2,"predicted_n":7}}"#).usage;
+        let usage =
+            read_chunk(r#"{"choices":[],"timings":{"cache_n":10,"prompt_n":2,"predicted_n":7}}"#)
+                .usage;
         assert_eq!((usage.prompt_tokens, usage.completion_tokens), (Some(12), Some(7)));
     }
 
@@ -288,7 +284,11 @@ mod tests {
         let table = [
             (
                 r#"{"error":{"code":500,"message":"slot died","type":"server_error"}}"#,
-                EngineError { code: Some(500), kind: "server_error".into(), message: "slot died".into() },
+                EngineError {
+                    code: Some(500),
+                    kind: "server_error".into(),
+                    message: "slot died".into(),
+                },
             ),
             (
                 r#"{"error":"out of memory"}"#,

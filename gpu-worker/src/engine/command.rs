@@ -33,8 +33,8 @@ pub const LLAMA_SERVER_ARGUMENTS: [&str; 17] = [
 pub struct Values {
     /// Loopback address and port to listen on.
     pub listen: SocketAddr,
-    /// File of the weights.
-    pub model: PathBuf,
+    /// File of the weights, or whatever the engine finds them by.
+    pub model: String,
     /// Name that the engine shall give the model.
     pub alias: String,
     /// Tokens of context of each slot.
@@ -48,7 +48,7 @@ pub struct Values {
 /// A checked command line with placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
-    program: PathBuf,
+    program: String,
     arguments: Vec<Vec<Part>>,
 }
 
@@ -113,7 +113,7 @@ impl Placeholder {
         match self {
             Self::Host => values.listen.ip().to_string(),
             Self::Port => values.listen.port().to_string(),
-            Self::Model => values.model.display().to_string(),
+            Self::Model => values.model.clone(),
             Self::Alias => values.alias.clone(),
             Self::Context => values.context_tokens.to_string(),
             // llama-server divides its context among its slots.
@@ -149,11 +149,11 @@ impl Template {
         if !arguments.iter().any(|argument| argument.contains(&port)) {
             return Err(InvalidTemplate::NoPort);
         }
-        Ok(Self { program: program.into(), arguments })
+        Ok(Self { program: program.clone(), arguments })
     }
 
     /// The program.
-    pub fn program(&self) -> &PathBuf {
+    pub fn program(&self) -> &str {
         &self.program
     }
 

@@ -145,10 +145,14 @@ impl Watchdog {
 
     /// Takes one observation: `waiting` readers expect something of the engine,
     /// which has come as far as `progress`.
-    pub fn observe(&mut self, now: Instant, waiting: u32, progress: Progress) -> Verdict {
+    pub fn observe(&mut self, now: Instant, waiting: u32, mut progress: Progress) -> Verdict {
         if waiting == 0 {
             self.last = None;
             return Verdict::Idle;
+        }
+        if let (None, Some((_, last))) = (&progress.slots, &self.last) {
+            // A question that the engine did not answer in time shows no movement.
+            progress.slots.clone_from(&last.slots);
         }
         match &self.last {
             Some((since, last)) if *last == progress => {
@@ -170,7 +174,10 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, body: &'static str) -> Answer {
-        Answer { status: StatusCode::from_u16(status).unwrap(), body: Bytes::from_static(body.as_bytes()) }
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            body: Bytes::from_static(body.as_bytes()),
+        }
     }
 
     #[test]
@@ -247,7 +254,10 @@ mod tests {
         let mut watch = Watch::new(60);
         assert_eq!(watch.after(0, 1, chunks(5)), Verdict::Moving);
         assert_eq!(watch.after(59, 1, chunks(5)), Verdict::Moving);
-        assert_eq!(watch.after(1, 1, chunks(5)), Verdict::Stalled { elapsed: Duration::from_secs(60) });
+        assert_eq!(
+            watch.after(1, 1, chunks(5)),
+            Verdict::Stalled { elapsed: Duration::from_secs(60) }
+        );
     }
 
     #[test]
@@ -264,7 +274,21 @@ mod tests {
         for tokens in 0..20 {
             assert_eq!(watch.after(50, 1, reading(tokens * 512)), Verdict::Moving);
         }
-        assert_eq!(watch.after(60, 1, reading(19 * 512)), Verdict::Stalled { elapsed: Duration::from_secs(60) });
+        assert_eq!(
+            watch.after(60, 1, reading(19 * 512)),
+            Verdict::Stalled { elapsed: Duration::from_secs(60) }
+        );
+    }
+
+    #[test]
+    fn an_unanswered_question_about_slots_is_not_progress() {
+        let mut watch = Watch::new(60);
+        watch.after(0, 1, reading(512));
+        for _ in 0..5 {
+            assert_eq!(watch.after(5, 1, chunks(0)), Verdict::Moving);
+            assert_eq!(watch.after(5, 1, reading(512)), Verdict::Moving);
+        }
+        assert!(matches!(watch.after(10, 1, chunks(0)), Verdict::Stalled { .. }));
     }
 
     #[test]

@@ -52,7 +52,11 @@ impl Endpoint {
     /// # Errors
     /// [`NotLoopback`]: prompts must not leave the host by a wrong address.
     pub fn try_new(address: SocketAddr, key: Secret<String>) -> Result<Self, NotLoopback> {
-        if address.ip().is_loopback() { Ok(Self { address, key }) } else { Err(NotLoopback(address)) }
+        if address.ip().is_loopback() {
+            Ok(Self { address, key })
+        } else {
+            Err(NotLoopback(address))
+        }
     }
 
     /// Where it listens.
@@ -60,7 +64,12 @@ impl Endpoint {
         self.address
     }
 
-    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, HttpError> {
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, HttpError> {
         Request::builder()
             .method(method)
             .uri(path)

@@ -81,10 +81,7 @@ mod tests {
         let (policy, chance) = (policy(), SeededChance::new(1));
         let mut history = History::default();
         let ends: Vec<Next> = (0..4).map(|_| history.ended(&policy, None, &chance)).collect();
-        assert_eq!(
-            ends,
-            [restart(1), restart(2), restart(4), Next::Quarantine { quick_ends: 4 }]
-        );
+        assert_eq!(ends, [restart(1), restart(2), restart(4), Next::Quarantine { quick_ends: 4 }]);
     }
 
     #[test]

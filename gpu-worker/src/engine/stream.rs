@@ -110,8 +110,27 @@ pub enum AnswerError {
     #[error("the engine gave up in the middle of the answer")]
     Engine(#[source] EngineError),
     /// The engine's process ended.
-    #[error("the engine ended in the middle of the answer")]
-    EngineEnded,
+    #[error("the engine ended in the middle of the answer: {because}")]
+    EngineEnded {
+        /// Why, for people.
+        because: Arc<str>,
+    },
+}
+
+impl AnswerError {
+    /// Whether a dying engine looks like this from the other end of the socket.
+    pub(crate) fn is_of_the_connection(&self) -> bool {
+        match self {
+            Self::Start(HttpError::Refused { .. } | HttpError::Request(_)) => false,
+            Self::Start(_) | Self::Cut(_) | Self::Unfinished => true,
+            Self::NotAStream { .. }
+            | Self::Silent { .. }
+            | Self::Events(_)
+            | Self::Garbage(_)
+            | Self::Engine(_)
+            | Self::EngineEnded { .. } => false,
+        }
+    }
 }
 
 /// How a complete answer ended.
@@ -207,11 +226,6 @@ impl AnswerStream {
         Ending { finish_reason: self.finish_reason.clone().unwrap_or_default(), usage: self.usage }
     }
 
-    /// Whether the engine has said that it is complete.
-    pub fn is_complete(&self) -> bool {
-        self.is_complete
-    }
-
     async fn read_more(&mut self) -> Result<(), AnswerError> {
         let bytes = {
             let _waiting = self.pulse.wait();
@@ -221,9 +235,7 @@ impl AnswerStream {
                 .map_err(AnswerError::Cut)?
         };
         match bytes {
-            Some(bytes) => {
-                self.parser.feed(&bytes, &mut self.events).map_err(AnswerError::Events)
-            }
+            Some(bytes) => self.parser.feed(&bytes, &mut self.events).map_err(AnswerError::Events),
             // Some engines close in place of `[DONE]`: whole all the same if a
             // choice has ended and HTTP says that nothing is missing.
             None if self.finish_reason.is_some() && !self.parser.is_inside_event() => {

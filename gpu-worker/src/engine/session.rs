@@ -1,0 +1,297 @@
+//! A ready engine, for as long as its process lives.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use homelab_common::lifecycle::Tasks;
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
+
+use crate::{
+    engine::{
+        chunk::Chunk,
+        health::{Progress, SlotMark, slot_marks},
+        http::{self as engine_http, Endpoint},
+        stream::{AnswerError, AnswerStream, Ending, Patience, Pulse},
+    },
+    model::Model,
+    slot::{Busy, Permit, Slots},
+};
+
+/// The path of OpenAI's chat API.
+const CHAT_PATH: &str = "/v1/chat/completions";
+
+/// `/slots` of 64 slots is some 100 KiB.
+const SLOTS_BYTES_MAX: usize = 1 << 20;
+
+/// An engine answers `/slots` between two tokens; one that takes longer hangs or
+/// computes a large batch, and then no mark is better than a late one.
+const SLOTS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a slot may take to be free after its request was cancelled.
+const SETTLE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// How often `/slots` is asked meanwhile. Measured engines need 30 ms.
+const SETTLE_PERIOD: Duration = Duration::from_millis(20);
+
+/// A connection breaks some milliseconds before its process is reaped; the reason
+/// is worth that wait.
+const REASON_DEADLINE: Duration = Duration::from_secs(1);
+
+/// One run of an engine, from being ready to its end.
+#[derive(Debug)]
+pub struct Session {
+    model: Arc<Model>,
+    endpoint: Endpoint,
+    slots: Slots,
+    patience: Patience,
+    pulse: Arc<Pulse>,
+    tasks: Tasks,
+    is_closing: AtomicBool,
+    has_slots_page: AtomicBool,
+    live: AtomicU32,
+    completion_tokens: AtomicU64,
+    ended: watch::Sender<Option<Arc<str>>>,
+}
+
+/// Why a request does not get to the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotAdmitted {
+    /// All slots are taken.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    /// The engine finishes what it has and ends then.
+    #[error("the engine is about to end")]
+    Closing,
+}
+
+impl Session {
+    pub(crate) fn new(
+        model: Arc<Model>,
+        endpoint: Endpoint,
+        patience: Patience,
+        tasks: Tasks,
+        changed: watch::Sender<()>,
+    ) -> Self {
+        Self {
+            slots: Slots::new(model.slots, changed),
+            model,
+            endpoint,
+            patience,
+            pulse: Arc::default(),
+            tasks,
+            is_closing: AtomicBool::new(false),
+            has_slots_page: AtomicBool::new(true),
+            live: AtomicU32::new(0),
+            completion_tokens: AtomicU64::new(0),
+            ended: watch::channel(None).0,
+        }
+    }
+
+    /// The model that it serves.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Its slots.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// Tokens written so far; those of cancelled answers are counted by chunk.
+    pub fn completion_tokens(&self) -> u64 {
+        self.completion_tokens.load(Ordering::Relaxed)
+    }
+
+    /// Takes a slot for one request.
+    ///
+    /// # Errors
+    /// [`NotAdmitted`]; this never waits.
+    pub fn admit(&self) -> Result<Permit, NotAdmitted> {
+        if self.is_closing.load(Ordering::Relaxed) || self.ended.borrow().is_some() {
+            return Err(NotAdmitted::Closing);
+        }
+        Ok(self.slots.try_acquire()?)
+    }
+
+    /// Sends a chat request and returns once the engine has begun to answer.
+    ///
+    /// Cancel safety: dropping the future takes the request back; the slot is
+    /// free again within half a second.
+    ///
+    /// # Errors
+    /// [`AnswerError`].
+    pub async fn chat(self: &Arc<Self>, permit: Permit, body: Bytes) -> Result<Chat, AnswerError> {
+        let occupation = Occupation::new(Arc::clone(self), permit);
+        let (endpoint, patience) = (&self.endpoint, self.patience);
+        let starting =
+            AnswerStream::start(endpoint, CHAT_PATH, body, patience, Arc::clone(&self.pulse));
+        let stream = tokio::select! {
+            biased;
+            started = starting => match started {
+                Ok(stream) => stream,
+                Err(error) => return Err(self.explain(error).await),
+            },
+            because = self.ended() => return Err(AnswerError::EngineEnded { because }),
+        };
+        Ok(Chat { stream, occupation, chunks: 0 })
+    }
+
+    /// Takes no new requests; running ones go on.
+    pub(crate) fn close(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends every answer that is still being read.
+    pub(crate) fn end(&self, because: &str) {
+        self.ended.send_replace(Some(because.into()));
+    }
+
+    /// How many readers wait for the engine.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.pulse.waiting()
+    }
+
+    /// How far the engine has come, by its own account where it gives one.
+    pub(crate) async fn progress(&self) -> Progress {
+        Progress { chunks: self.pulse.chunks(), slots: self.marks().await }
+    }
+
+    /// Waits until no request is at the engine.
+    pub(crate) async fn idle(&self) {
+        while self.slots.busy() > 0 {
+            time::sleep(SETTLE_PERIOD).await;
+        }
+    }
+
+    async fn marks(&self) -> Option<Vec<SlotMark>> {
+        if !self.has_slots_page.load(Ordering::Relaxed) {
+            return None;
+        }
+        let asking = engine_http::get(&self.endpoint, "/slots", SLOTS_DEADLINE, SLOTS_BYTES_MAX);
+        let answer = asking.await.ok()?;
+        let marks = slot_marks(&answer);
+        if marks.is_none() {
+            // Other engines have no such page; their chunks are all there is to see.
+            self.has_slots_page.store(false, Ordering::Relaxed);
+        }
+        marks
+    }
+
+    async fn ended(&self) -> Arc<str> {
+        let mut ended = self.ended.subscribe();
+        match ended.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(because)) => Arc::clone(because),
+            _ => "it was dropped".into(),
+        }
+    }
+
+    /// Puts the end of the process in place of what it did to the connection.
+    async fn explain(&self, error: AnswerError) -> AnswerError {
+        if !error.is_of_the_connection() {
+            return error;
+        }
+        match time::timeout(REASON_DEADLINE, self.ended()).await {
+            Ok(because) => AnswerError::EngineEnded { because },
+            Err(_) => error,
+        }
+    }
+
+    /// Holds the permit of a cancelled request until the engine has let go too, so
+    /// that the next request does not wait in a queue that nobody sees.
+    async fn settle(self: Arc<Self>, permit: Permit) {
+        let deadline = Instant::now() + SETTLE_DEADLINE;
+        while Instant::now() < deadline && self.ended.borrow().is_none() {
+            let Ok(Some(marks)) = time::timeout_at(deadline, self.marks()).await else { break };
+            let processing = marks.iter().filter(|mark| mark.is_processing).count();
+            if processing <= self.live.load(Ordering::Relaxed) as usize {
+                break;
+            }
+            time::sleep(SETTLE_PERIOD).await;
+        }
+        drop(permit);
+    }
+}
+
+/// One answer that is being written. Dropping it cancels the request.
+#[derive(Debug)]
+pub struct Chat {
+    // Dropped before the occupation: the socket closes, then the slot settles.
+    stream: AnswerStream,
+    occupation: Occupation,
+    chunks: u64,
+}
+
+impl Chat {
+    /// The next piece; `None` once the answer is complete.
+    ///
+    /// Cancel safety: nothing is lost when the future is dropped.
+    ///
+    /// # Errors
+    /// [`AnswerError`]; the answer is over then.
+    pub async fn next(&mut self) -> Result<Option<Chunk>, AnswerError> {
+        let session = Arc::clone(&self.occupation.session);
+        let next = tokio::select! {
+            biased;
+            next = self.stream.next() => next,
+            because = session.ended() => Err(AnswerError::EngineEnded { because }),
+        };
+        match next {
+            Ok(Some(chunk)) => {
+                self.chunks += u64::from(!chunk.content.is_empty() || !chunk.reasoning.is_empty());
+                Ok(Some(chunk))
+            }
+            Ok(None) => {
+                self.occupation.is_over = true;
+                Ok(None)
+            }
+            Err(error) => Err(session.explain(error).await),
+        }
+    }
+
+    /// How the answer ended, once [`next`](Self::next) has given `None`.
+    pub fn ending(&self) -> Ending {
+        self.stream.ending()
+    }
+}
+
+impl Drop for Chat {
+    fn drop(&mut self) {
+        let tokens = self.stream.ending().usage.completion_tokens.map_or(self.chunks, u64::from);
+        self.occupation.session.completion_tokens.fetch_add(tokens, Ordering::Relaxed);
+    }
+}
+
+/// A request that is at the engine.
+#[derive(Debug)]
+struct Occupation {
+    session: Arc<Session>,
+    permit: Option<Permit>,
+    is_over: bool,
+}
+
+impl Occupation {
+    fn new(session: Arc<Session>, permit: Permit) -> Self {
+        session.live.fetch_add(1, Ordering::Relaxed);
+        Self { session, permit: Some(permit), is_over: false }
+    }
+}
+
+impl Drop for Occupation {
+    fn drop(&mut self) {
+        self.session.live.fetch_sub(1, Ordering::Relaxed);
+        let Some(permit) = self.permit.take() else { return };
+        if !self.is_over {
+            let session = Arc::clone(&self.session);
+            self.session.tasks.spawn(session.settle(permit));
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! How a worker stands, as plain data.
+
+use jiff::Timestamp;
+
+use super::{Reading, Seat, Worker};
+use crate::{
+    device::DeviceId,
+    engine::{State, Status},
+    model::{Model, ModelName},
+};
+
+/// Everything there is to show of a worker.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Name of the host.
+    pub host: String,
+    /// Its engines, as configured.
+    pub engines: Vec<EngineView>,
+    /// Its devices.
+    pub devices: Vec<Reading>,
+    /// Its models, by name.
+    pub models: Vec<ModelView>,
+    /// Whether new requests are refused.
+    pub is_draining: bool,
+    /// When this was so.
+    pub observed_at: Timestamp,
+}
+
+/// One engine.
+#[derive(Debug, Clone)]
+pub struct EngineView {
+    /// Its name.
+    pub name: String,
+    /// What it runs on.
+    pub device: DeviceId,
+    /// How it stands.
+    pub status: Status,
+    /// Requests that it takes at once.
+    pub slots: u32,
+    /// Requests that run now.
+    pub slots_busy: u32,
+    /// Tokens written since the process started.
+    pub completion_tokens: Option<u64>,
+}
+
+/// One model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelView {
+    /// Its name.
+    pub name: ModelName,
+    /// Where it stands.
+    pub state: ModelState,
+    /// The engine that holds it.
+    pub engine: Option<String>,
+    /// Tokens that one conversation may hold.
+    pub context_tokens: u32,
+    /// Requests at once.
+    pub slots: u32,
+    /// Size of its file.
+    pub size_bytes: Option<u64>,
+    /// Why it is in this state, for people.
+    pub message: String,
+}
+
+/// Where a model stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelState {
+    /// No engine has it.
+    Unloaded,
+    /// An engine loads it.
+    Loading,
+    /// It answers.
+    Loaded,
+    /// Its file is missing, or its engine does not come up.
+    Failed,
+}
+
+impl Worker {
+    /// How all stands now.
+    pub async fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            host: self.0.host.clone(),
+            engines: self.engines(),
+            devices: self.devices().await,
+            models: self.models(),
+            is_draining: self.is_draining(),
+            observed_at: self.0.clock.now(),
+        }
+    }
+
+    /// Its engines.
+    pub fn engines(&self) -> Vec<EngineView> {
+        self.0.seats.iter().map(engine_view).collect()
+    }
+
+    /// Its models.
+    pub fn models(&self) -> Vec<ModelView> {
+        self.0.models.values().map(|model| self.model_view(model)).collect()
+    }
+
+    pub(super) fn model_view(&self, model: &Model) -> ModelView {
+        let holders = self.0.seats.iter().filter_map(|seat| {
+            let status = seat.engine.status();
+            let holds = status.model.as_ref().is_some_and(|held| held.name == model.name);
+            holds.then(|| (seat.engine.config().name.clone(), status))
+        });
+        // Of two engines that hold it, the one that answers counts.
+        let holder = holders.min_by_key(|(_, status)| rank(&status.state));
+        let size = model.size_bytes();
+        let (state, message) = match (&holder, &size) {
+            (Some((_, status)), _) => held_state(status),
+            (None, Err(error)) => {
+                (ModelState::Failed, homelab_common::error_chain::Chain(error).to_string())
+            }
+            (None, Ok(_)) => (ModelState::Unloaded, String::new()),
+        };
+        ModelView {
+            name: model.name.clone(),
+            state,
+            engine: holder.map(|(name, _)| name),
+            context_tokens: model.context_tokens,
+            slots: model.slots,
+            size_bytes: size.ok().flatten(),
+            message,
+        }
+    }
+}
+
+fn engine_view(seat: &Seat) -> EngineView {
+    let config = seat.engine.config();
+    let status = seat.engine.status();
+    let session = match &status.state {
+        State::Ready(session) => Some(session),
+        _ => None,
+    };
+    let configured = status.model.as_ref().map_or(0, |model| model.slots);
+    EngineView {
+        name: config.name.clone(),
+        device: config.device.clone(),
+        slots: session.map_or(configured, |session| session.slots().total()),
+        slots_busy: session.map_or(0, |session| session.slots().busy()),
+        completion_tokens: session.map(|session| session.completion_tokens()),
+        status,
+    }
+}
+
+fn rank(state: &State) -> u8 {
+    match state {
+        State::Ready(_) => 0,
+        State::Loading => 1,
+        State::Starting => 2,
+        State::Failed => 3,
+        State::Quarantined => 4,
+        State::Stopped => 5,
+    }
+}
+
+fn held_state(status: &Status) -> (ModelState, String) {
+    let incident = || {
+        let because = status.last_incident.as_ref().map(|incident| incident.because.as_str());
+        format!("its engine is {}: {}", status.state, because.unwrap_or("no reason is known"))
+    };
+    match &status.state {
+        State::Ready(_) => (ModelState::Loaded, String::new()),
+        State::Starting | State::Loading => (ModelState::Loading, status.state.to_string()),
+        State::Failed | State::Quarantined => (ModelState::Failed, incident()),
+        State::Stopped => (ModelState::Unloaded, String::new()),
+    }
+}
