@@ -66,6 +66,13 @@ impl Connection {
         self.stream.get_ref().1.alpn_protocol()
     }
 
+    /// 32 bytes that both ends of this connection and nobody else can work out
+    /// for `label` (RFC 8446 §7.5): they tie a proof to this very connection.
+    #[must_use]
+    pub fn exporter(&self, label: &[u8]) -> Option<[u8; 32]> {
+        self.stream.get_ref().1.export_keying_material([0; 32], label, None).ok()
+    }
+
     /// Fails once the connection was closed from outside; otherwise makes sure
     /// that closing it wakes the task.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
