@@ -28,25 +28,24 @@ use crate::{
 /// How often a job is tried before it is given up, unless a person asks again.
 pub const ATTEMPTS_MAX: u32 = 3;
 
-/// Whether the text of a job is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Record {
-    /// Request and answer are kept with the job.
-    #[default]
-    Full,
-    /// Only figures are kept once the job has ended.
-    Metadata,
+crate::words! {
+    /// Whether the text of a job is kept.
+    Record {
+        /// Request and answer are kept with the job.
+        Full = "full",
+        /// Only figures are kept once the job has ended.
+        Metadata = "metadata",
+    }
 }
 
-/// How the request of a job is written down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RequestForm {
-    /// Messages of the protocol.
-    Chat,
-    /// JSON of the OpenAI chat API, byte for byte as the caller sent it.
-    OpenaiChat,
+crate::words! {
+    /// How the request of a job is written down.
+    RequestForm {
+        /// Messages of the protocol.
+        Chat = "chat",
+        /// JSON of the OpenAI chat API, byte for byte as the caller sent it.
+        OpenaiChat = "openai_chat",
+    }
 }
 
 /// What a job asks for. Opaque here; its text never shows in debug output.
@@ -197,62 +196,29 @@ pub enum JobState {
     },
 }
 
-/// The name of a state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobStateKind {
-    /// In the queue, could run.
-    Queued,
-    /// In the queue, cannot run yet.
-    Waiting,
-    /// Given to a worker.
-    Assigned,
-    /// Writes tokens.
-    Running,
-    /// Complete.
-    Succeeded,
-    /// Failed for good.
-    Failed,
-    /// Cancelled.
-    Cancelled,
-    /// Its deadline came before its turn.
-    Expired,
+crate::words! {
+    /// The name of a state.
+    JobStateKind {
+        /// In the queue, could run.
+        Queued = "queued",
+        /// In the queue, cannot run yet.
+        Waiting = "waiting",
+        /// Given to a worker.
+        Assigned = "assigned",
+        /// Writes tokens.
+        Running = "running",
+        /// Complete.
+        Succeeded = "succeeded",
+        /// Failed for good.
+        Failed = "failed",
+        /// Cancelled.
+        Cancelled = "cancelled",
+        /// Its deadline came before its turn.
+        Expired = "expired",
+    }
 }
 
 impl JobStateKind {
-    /// All states, in the order of a life.
-    pub const ALL: [Self; 8] = [
-        Self::Queued,
-        Self::Waiting,
-        Self::Assigned,
-        Self::Running,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Cancelled,
-        Self::Expired,
-    ];
-
-    /// The word used in rows and commands.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Waiting => "waiting",
-            Self::Assigned => "assigned",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::Expired => "expired",
-        }
-    }
-
-    /// The state of that word.
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
-    }
-
     /// Nothing happens any more, unless a person asks for it again.
     #[must_use]
     pub const fn is_final(self) -> bool {
@@ -269,12 +235,6 @@ impl JobStateKind {
     #[must_use]
     pub const fn is_owned(self) -> bool {
         matches!(self, Self::Assigned | Self::Running)
-    }
-}
-
-impl fmt::Display for JobStateKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 

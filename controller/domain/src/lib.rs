@@ -5,6 +5,8 @@
 //! carries its reasons, so that a dry run, the dashboard and a test can show
 //! them. The words are those of the protocol, which this crate does not know.
 
+pub mod fleet;
+pub mod identity;
 pub mod ids;
 pub mod job;
 pub mod reason;
@@ -12,3 +14,4 @@ pub mod run;
 pub mod schedule;
 pub mod site;
 pub mod text;
+mod words;

@@ -1,6 +1,6 @@
 //! One execution of a backup or drill, as the controller knows it.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,43 +11,7 @@ use crate::{
     reason::Failure,
 };
 
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum $name {
-            $($(#[$variant_doc])* $variant,)+
-        }
-
-        impl $name {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            /// The word used in rows and commands.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $word,)+
-                }
-            }
-
-            /// The value of that word.
-            #[must_use]
-            pub fn from_word(word: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|value| value.as_str() == word)
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-    };
-}
-
-words! {
+crate::words! {
     /// What a run does.
     RunKind {
         /// A backup.
@@ -57,7 +21,7 @@ words! {
     }
 }
 
-words! {
+crate::words! {
     /// Why a run was started.
     RunTrigger {
         /// Its schedule.
@@ -69,7 +33,7 @@ words! {
     }
 }
 
-words! {
+crate::words! {
     /// The name of a run's state.
     RunStateKind {
         /// Goes on.
@@ -87,7 +51,7 @@ words! {
     }
 }
 
-words! {
+crate::words! {
     /// What a drill showed.
     DrillVerdict {
         /// Everything equals the manifest.

@@ -9,8 +9,6 @@ mod network;
 
 use std::{net::IpAddr, time::Duration};
 
-use serde::{Deserialize, Serialize};
-
 pub use check::SiteProblem;
 pub use network::{
     Cidr, InvalidCidr, InvalidMac, MacAddress, NetworkSegment, SegmentRule, SegmentVerdict,
@@ -146,8 +144,7 @@ impl Site {
 }
 
 /// What power state a host is expected to have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ExpectedPower {
     /// Always on.
     #[default]
@@ -156,38 +153,19 @@ pub enum ExpectedPower {
     OnDemand,
 }
 
-/// Kinds of daemon that run on hosts and that the controller dials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DaemonKind {
-    /// Health, inventory, checks, network and power.
-    Agent,
-    /// Backups, restores and drills.
-    BackupAgent,
-    /// Inference.
-    GpuWorker,
+crate::words! {
+    /// Kinds of daemon that run on hosts and that the controller dials.
+    DaemonKind {
+        /// Health, inventory, checks, network and power.
+        Agent = "agent",
+        /// Backups, restores and drills.
+        BackupAgent = "backup-agent",
+        /// Inference.
+        GpuWorker = "gpu-worker",
+    }
 }
 
 impl DaemonKind {
-    /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Agent, Self::BackupAgent, Self::GpuWorker];
-
-    /// The word used in identities, files and commands.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Agent => "agent",
-            Self::BackupAgent => "backup-agent",
-            Self::GpuWorker => "gpu-worker",
-        }
-    }
-
-    /// The kind of that word.
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
-    }
-
     /// The port that it listens on unless the site file says otherwise.
     #[must_use]
     pub const fn default_port(self) -> u16 {
@@ -196,12 +174,6 @@ impl DaemonKind {
             Self::BackupAgent => 7451,
             Self::GpuWorker => 7452,
         }
-    }
-}
-
-impl std::fmt::Display for DaemonKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
     }
 }
 
@@ -247,24 +219,24 @@ impl Host {
     }
 }
 
-/// How a service is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ServiceKind {
-    /// PostgreSQL.
-    Postgres,
-    /// HTTP without TLS.
-    Http,
-    /// HTTP with TLS.
-    Https,
-    /// Secure shell.
-    Ssh,
-    /// The Git protocol or a forge.
-    Git,
-    /// Domain names.
-    Dns,
-    /// Anything else that accepts a connection.
-    Tcp,
+crate::words! {
+    /// How a service is spoken to.
+    ServiceKind {
+        /// PostgreSQL.
+        Postgres = "postgres",
+        /// HTTP without TLS.
+        Http = "http",
+        /// HTTP with TLS.
+        Https = "https",
+        /// Secure shell.
+        Ssh = "ssh",
+        /// The Git protocol or a forge.
+        Git = "git",
+        /// Domain names.
+        Dns = "dns",
+        /// Anything else that accepts a connection.
+        Tcp = "tcp",
+    }
 }
 
 /// One service of a host.
@@ -290,22 +262,22 @@ pub struct Repository {
     pub description: String,
 }
 
-/// Kinds of backup source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SourceKind {
-    /// PostgreSQL databases.
-    Postgres,
-    /// A Vaultwarden data folder.
-    Vaultwarden,
-    /// Git repositories.
-    Git,
-    /// An OPNsense configuration.
-    Opnsense,
-    /// ZFS datasets.
-    Zfs,
-    /// Plain files.
-    Files,
+crate::words! {
+    /// Kinds of backup source.
+    SourceKind {
+        /// PostgreSQL databases.
+        Postgres = "postgres",
+        /// A Vaultwarden data folder.
+        Vaultwarden = "vaultwarden",
+        /// Git repositories.
+        Git = "git",
+        /// An OPNsense configuration.
+        Opnsense = "opnsense",
+        /// ZFS datasets.
+        Zfs = "zfs",
+        /// Plain files.
+        Files = "files",
+    }
 }
 
 /// One declared backup.
@@ -329,42 +301,15 @@ pub struct Backup {
     pub drill_target: Option<DrillTargetName>,
 }
 
-/// Where a job may run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tier {
-    /// Always on.
-    Bronze,
-    /// Waits until its worker is up.
-    Silver,
-    /// Leaves the house; only by rule and within a budget.
-    Gold,
-}
-
-impl Tier {
-    /// All tiers.
-    pub const ALL: [Self; 3] = [Self::Bronze, Self::Silver, Self::Gold];
-
-    /// The word used in files, rows and commands.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Bronze => "bronze",
-            Self::Silver => "silver",
-            Self::Gold => "gold",
-        }
-    }
-
-    /// The tier of that word.
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|tier| tier.as_str() == word)
-    }
-}
-
-impl std::fmt::Display for Tier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
+crate::words! {
+    /// Where a job may run.
+    Tier {
+        /// Always on.
+        Bronze = "bronze",
+        /// Waits until its worker is up.
+        Silver = "silver",
+        /// Leaves the house; only by rule and within a budget.
+        Gold = "gold",
     }
 }
 

@@ -1,1 +1,32 @@
-//! What the controller remembers: traits, SQLite and PostgreSQL.
+//! What the controller remembers.
+//!
+//! [`open`] gives a [`Store`]; [`Store::begin`] a [`Tx`]; the transaction a
+//! trait per noun. Nothing is kept until [`Tx::commit`]; a transaction that is
+//! dropped leaves nothing. SQLite is the embedded default, PostgreSQL the way
+//! to a standby controller; both keep the same promises, which one contract
+//! suite proves.
+//!
+//! Times are kept to the microsecond.
+
+mod error;
+mod noun;
+mod page;
+mod postgres;
+mod sqlite;
+mod store;
+
+pub use error::{JobError, RunError, StoreError};
+pub use noun::{
+    audit::{Audit, AuditEntry, AuditFault, AuditOutcome, AuditWalk, NewAuditEntry},
+    certificates::{Certificate, Certificates, DenyList, NewCertificate, Revocation, Revoke},
+    hosts::{HostRecord, Hosts},
+    jobs::{Claim, JobCounts, JobFilter, Jobs, Piece, Submitted, Swept},
+    leadership::{Leader, Leadership, Tenure},
+    requests::{Remembered, Requests},
+    runs::{RunFilter, Runs, Started},
+    schedules::{Paused, ScheduleKey, ScheduleRecord, Schedules},
+    sessions::{LoginLink, Session, Sessions},
+    tokens::{NewToken, Token, TokenUse, Tokens},
+};
+pub use page::{Cursor, InvalidCursor, Page, PageRequest};
+pub use store::{InvalidStoreUrl, Store, StoreUrl, Tx, open};

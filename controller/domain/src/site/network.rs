@@ -2,8 +2,6 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use serde::{Deserialize, Serialize};
-
 use crate::ids::NetworkName;
 
 /// A range of addresses, such as `192.168.200.0/24`, without host bits.
@@ -160,8 +158,7 @@ pub struct NetworkSegment {
 }
 
 /// Whether something may pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SegmentVerdict {
     /// It must pass.
     Allow,

@@ -1,0 +1,12 @@
+//! One trait per thing that is remembered.
+
+pub(crate) mod audit;
+pub(crate) mod certificates;
+pub(crate) mod hosts;
+pub(crate) mod jobs;
+pub(crate) mod leadership;
+pub(crate) mod requests;
+pub(crate) mod runs;
+pub(crate) mod schedules;
+pub(crate) mod sessions;
+pub(crate) mod tokens;
