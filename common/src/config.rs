@@ -28,6 +28,9 @@ mod report;
 mod section;
 mod value;
 
+#[cfg(test)]
+mod tests;
+
 pub use document::Document;
 pub use report::{Problem, Report};
 pub use section::Section;

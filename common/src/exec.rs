@@ -20,6 +20,9 @@ mod run;
 mod stream;
 mod supervise;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use async_trait::async_trait;

@@ -140,8 +140,7 @@ where
 /// systemd sets `$JOURNAL_STREAM` when stderr goes to the journal (systemd.exec(5)).
 fn journal() -> Option<tracing_journald::Layer> {
     std::env::var_os("JOURNAL_STREAM")?;
-    // No prefix: fields are upper-cased by the layer and read well in `journalctl -o json`.
-    tracing_journald::layer().ok().map(|layer| layer.with_field_prefix(Some("F".into())))
+    tracing_journald::layer().ok()
 }
 
 /// Stricter than [`EnvFilter`], which takes a misspelt level for a target and

@@ -75,7 +75,7 @@ impl Document {
     /// The top of the file.
     #[must_use]
     pub fn root(&self) -> Section<'_> {
-        Section::open(self, String::new(), Some(&self.table), Some(1))
+        Section::open(self, String::new(), Some(&self.table), None)
     }
 
     /// Adds what was not asked for to the problems, and tells them all. Call it

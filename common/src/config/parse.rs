@@ -96,7 +96,7 @@ pub fn bytes(value: &Value<'_>) -> Result<u64, Allowed> {
         .ok_or_else(|| Allowed::new("a size such as \"512 B\", \"32 KiB\", \"4 MiB\" or \"1 GB\""))
 }
 
-/// A size ([`bytes`]) within `range`.
+/// A size ([`bytes()`]) within `range`.
 pub fn bytes_in(range: RangeInclusive<u64>) -> impl Fn(&Value<'_>) -> Result<u64, Allowed> {
     move |value| {
         let size = bytes(value)?;
@@ -245,10 +245,10 @@ pub fn show_duration(span: Duration) -> String {
     if shown.is_empty() { "0s".into() } else { shown }
 }
 
-/// As [`bytes`] reads it, in the largest binary unit that divides it: `32 KiB`.
+/// As [`bytes()`] reads it, in the largest binary unit that divides it: `32 KiB`.
 #[must_use]
 pub fn show_bytes(size: u64) -> String {
-    let fitting = BYTE_UNITS.iter().take(5).filter(|(_, unit)| size >= *unit && size % unit == 0);
-    let (name, unit) = fitting.last().unwrap_or(&BYTE_UNITS[0]);
+    let fits = |(_, unit): &&(&str, u64)| size >= *unit && size.is_multiple_of(*unit);
+    let (name, unit) = BYTE_UNITS.iter().take(5).rfind(fits).unwrap_or(&BYTE_UNITS[0]);
     format!("{} {name}", size / unit)
 }

@@ -41,7 +41,7 @@ impl<'d> Section<'d> {
         self.table.is_some()
     }
 
-    /// The line of its header, from 1.
+    /// The line of its header, from 1; the top of the file has none.
     #[must_use]
     pub const fn line(&self) -> Option<usize> {
         self.line
