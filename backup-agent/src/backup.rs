@@ -1,0 +1,257 @@
+//! One run of a backup, from source to verified snapshot.
+//!
+//! Nothing becomes visible before all of this is shown: the programs ended well,
+//! each stream carries its format's own end, the manifest is complete and fits the
+//! size of the dump, the repository is still the right one, and what was stored
+//! reads back byte for byte. On every other path the run leaves nothing behind but
+//! unreferenced chunks.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    blocking,
+    ids::{Name, RunId},
+    manifest::{Manifest, TableKind},
+    progress::{Progress, Stage},
+    repository::{Intent, Repository, RepositoryError, Snapshot, Stored, identity::GuardError},
+    source::{Capture, Context, Source, SourceError, postgres::DATABASE_FILE},
+    stream::Gauge,
+};
+
+/// How often the bytes of a running dump are reported.
+const REPORT_EVERY: Duration = Duration::from_millis(250);
+
+/// A declared thing to back up.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    /// Its name.
+    pub name: Name,
+    /// What to read.
+    pub source: Arc<dyn Source>,
+    /// Where to store it.
+    pub repository: Arc<dyn Repository>,
+}
+
+/// A run that succeeded.
+#[derive(Clone, Debug)]
+pub struct Backed {
+    /// What was stored.
+    pub snapshot: Snapshot,
+    /// What it holds.
+    pub manifest: Manifest,
+}
+
+/// Why a run left nothing behind.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The repository is not usable.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// The source could not be read completely.
+    #[error("backup `{backup}` failed; nothing of it was kept")]
+    Source {
+        /// The backup.
+        backup: Name,
+        /// Why.
+        #[source]
+        source: SourceError,
+    },
+    /// The repository failed.
+    #[error("backup `{backup}` failed; nothing of it was kept")]
+    Repository {
+        /// The backup.
+        backup: Name,
+        /// Why.
+        #[source]
+        source: RepositoryError,
+    },
+    /// The dump does not fit what was counted.
+    #[error(
+        "the dump of `{backup}` has {bytes} bytes, yet the database held {rows} rows at that \
+         moment; nothing of it was kept; look at what pg_dump is given to read"
+    )]
+    Implausible {
+        /// The backup.
+        backup: Name,
+        /// Of the dump.
+        bytes: u64,
+        /// By the manifest.
+        rows: u64,
+    },
+    /// Somebody cancelled it.
+    #[error("backup `{backup}` was cancelled; nothing of it was kept")]
+    Cancelled {
+        /// The backup.
+        backup: Name,
+    },
+}
+
+impl Backup {
+    /// Checks everything that a run needs and changes nothing; says what a run
+    /// would do, a sentence each.
+    ///
+    /// # Errors
+    ///
+    /// Why a run could not begin.
+    pub async fn inspect(&self, run: RunId) -> Result<Vec<String>, BackupError> {
+        let room = self.preflight().await?;
+        let mut findings = self.source.inspect(run).await.map_err(|source| self.source(source))?;
+        findings.push(format!(
+            "repository `{}` is the right one and has {room} bytes left",
+            self.repository.name()
+        ));
+        Ok(findings)
+    }
+
+    /// Runs it. Cancel safety: use `cancel`; a dropped future ends the programs, and
+    /// what was stored until then stays invisible until the sweeper removes it.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing was kept.
+    pub async fn run(
+        &self,
+        run: RunId,
+        progress: &Progress,
+        cancel: &CancellationToken,
+    ) -> Result<Backed, BackupError> {
+        progress.enter(Stage::Preparing, None);
+        self.preflight().await?;
+        let context = Context {
+            run,
+            backup: self.name.clone(),
+            key: self.repository.derived_key(&format!("restrict {}", self.name)),
+            cancel: cancel.clone(),
+        };
+        let capture = self.source.begin(context).await.map_err(|source| self.source(source))?;
+        progress.enter(Stage::Dumping, None);
+        let (stored, manifest) = self.store(run, capture, progress, cancel).await?;
+        match self.publish(&stored, &manifest, progress, cancel).await {
+            Ok(snapshot) => Ok(Backed { snapshot, manifest }),
+            Err(error) => {
+                self.discard(run).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The repository is right, and has room for half as much again as last time.
+    async fn preflight(&self) -> Result<u64, BackupError> {
+        let (repository, name) = (Arc::clone(&self.repository), self.name.clone());
+        blocking::run(move || {
+            repository.guard()?;
+            let snapshots = repository
+                .snapshots()
+                .map_err(|source| BackupError::Repository { backup: name.clone(), source })?;
+            let last = snapshots.iter().find(|snapshot| snapshot.backup == name);
+            let wanted = last.map_or(0, |last| last.source_bytes().saturating_mul(3) / 2);
+            let available = repository.available_bytes()?;
+            if available < wanted {
+                let path = repository.name().as_str().into();
+                return Err(GuardError::TooLittleRoom { path, available, wanted }.into());
+            }
+            Ok(available)
+        })
+        .await
+    }
+
+    /// Streams into the repository and waits for the source's own verdict at once.
+    async fn store(
+        &self,
+        run: RunId,
+        capture: Capture,
+        progress: &Progress,
+        cancel: &CancellationToken,
+    ) -> Result<(Stored, Manifest), BackupError> {
+        let Capture { taken_at, files, completion } = capture;
+        let gauges: Vec<Gauge> = files.iter().map(|file| file.gauge.clone()).collect();
+        let intent = Intent { run, backup: self.name.clone(), kind: self.source.kind(), taken_at };
+        let storing = {
+            let repository = Arc::clone(&self.repository);
+            blocking::run(move || repository.store(&intent, files))
+        };
+        let both = async { tokio::join!(storing, completion) };
+        let (stored, completed) = tokio::select! {
+            both = both => both,
+            never = report(&gauges, progress) => match never {},
+        };
+        match (stored, completed) {
+            (Ok(stored), Ok(manifest)) => Ok((stored, manifest)),
+            (stored, _) if cancel.is_cancelled() => {
+                if stored.is_ok() {
+                    self.discard(run).await;
+                }
+                Err(self.cancelled())
+            }
+            (Ok(_), Err(source)) => {
+                self.discard(run).await;
+                Err(self.source(source))
+            }
+            // A repository that stopped reading makes the source fail, and the other way round.
+            (Err(source), Err(echo)) if echo.is_echo() => Err(self.repository(source)),
+            (Err(_), Err(source)) => Err(self.source(source)),
+            (Err(source), Ok(_)) => Err(self.repository(source)),
+        }
+    }
+
+    async fn publish(
+        &self,
+        stored: &Stored,
+        manifest: &Manifest,
+        progress: &Progress,
+        cancel: &CancellationToken,
+    ) -> Result<Snapshot, BackupError> {
+        if let Some((bytes, rows)) = implausible(stored, manifest) {
+            return Err(BackupError::Implausible { backup: self.name.clone(), bytes, rows });
+        }
+        let repository = Arc::clone(&self.repository);
+        let (stored, progress, token) = (stored.clone(), progress.clone(), cancel.clone());
+        let published = blocking::run(move || repository.publish(&stored, &progress, &token)).await;
+        published.map_err(|source| {
+            if cancel.is_cancelled() { self.cancelled() } else { self.repository(source) }
+        })
+    }
+
+    /// Removes what this run stored. What cannot be removed stays invisible.
+    async fn discard(&self, run: RunId) {
+        let repository = Arc::clone(&self.repository);
+        if let Err(error) = blocking::run(move || repository.discard(run)).await {
+            tracing::warn!(
+                backup = %self.name, %run, error = %homelab_common::error_chain::Chain(&error),
+                "could not remove what a failed run stored; the sweeper will"
+            );
+        }
+    }
+
+    fn source(&self, source: SourceError) -> BackupError {
+        BackupError::Source { backup: self.name.clone(), source }
+    }
+
+    fn repository(&self, source: RepositoryError) -> BackupError {
+        BackupError::Repository { backup: self.name.clone(), source }
+    }
+
+    fn cancelled(&self) -> BackupError {
+        BackupError::Cancelled { backup: self.name.clone() }
+    }
+}
+
+async fn report(gauges: &[Gauge], progress: &Progress) -> std::convert::Infallible {
+    let mut ticks = tokio::time::interval(REPORT_EVERY);
+    loop {
+        ticks.tick().await;
+        progress.done(gauges.iter().map(Gauge::bytes).sum());
+    }
+}
+
+/// Every row takes at least a line break in a plain dump: fewer bytes than rows
+/// cannot be all of them.
+fn implausible(stored: &Stored, manifest: &Manifest) -> Option<(u64, u64)> {
+    let dump = stored.files.iter().find(|file| file.name == DATABASE_FILE)?;
+    let dumped = |kind| kind == TableKind::Table;
+    let tables = manifest.postgres.tables.iter().filter(|table| dumped(table.kind));
+    let rows = tables.map(|table| table.rows).sum();
+    (dump.bytes == 0 || dump.bytes < rows).then_some((dump.bytes, rows))
+}

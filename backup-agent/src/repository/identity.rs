@@ -1,0 +1,350 @@
+//! Is this really our repository?
+//!
+//! A NAS that is not mounted leaves an empty folder on the system disk behind,
+//! which takes backups gladly and loses them with the host. So the path must
+//! exist, be on the expected mount, and hold an identity file that only
+//! [`init`](super::restic::ResticRepository::init) writes and whose id the
+//! configuration names. Nothing here ever creates the folder.
+//!
+//! Whoever passes the guard holds an [`Anchor`]: an open folder through which
+//! all later access goes (`/proc/self/fd/N`, see proc(5)). If the mount vanishes
+//! meanwhile, that access fails or reaches the detached file system; it can never
+//! land on the disk underneath.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::sys::statvfs;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::mount;
+
+/// The identity file, beside restic's own files, which ignore it.
+pub const FILE_NAME: &str = "homelab-repository.json";
+
+/// Where a repository is, and how to know it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The folder.
+    pub path: PathBuf,
+    /// Its identity.
+    pub id: Uuid,
+    /// What must be mounted; absent when any folder will do.
+    pub mount: Option<MountRule>,
+}
+
+/// What must be mounted.
+#[derive(Clone, Debug)]
+pub struct MountRule {
+    /// Where: the repository's folder or one above it.
+    pub mount_point: PathBuf,
+    /// The file system types that are right there.
+    pub filesystems: Vec<String>,
+}
+
+/// The place is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// The folder cannot be opened.
+    #[error(
+        "the repository folder `{}` is not there; mount it, or correct `path`; it is never created",
+        path.display()
+    )]
+    Unreachable {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The mount is missing.
+    #[error(
+        "nothing is mounted at `{p}`: a backup would fill the system disk; \
+         mount it (`mount {p}`), or set `require-mount = false` if a local folder is meant",
+        p = mount_point.display()
+    )]
+    NotMounted {
+        /// Where it should be.
+        mount_point: PathBuf,
+    },
+    /// Something else is mounted.
+    #[error(
+        "`{}` is mounted as `{found}`, expected one of: {}; \
+         correct the mount, or add it to `filesystems`",
+        mount_point.display(), allowed.join(", ")
+    )]
+    WrongFilesystem {
+        /// Where.
+        mount_point: PathBuf,
+        /// What is mounted.
+        found: String,
+        /// What may be.
+        allowed: Vec<String>,
+    },
+    /// There is no identity file.
+    #[error(
+        "`{}` holds no homelab repository (no {FILE_NAME}); if it is new, run: \
+         homelab-backup-agent init-repository",
+        path.display()
+    )]
+    NoIdentity {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The identity file cannot be read.
+    #[error("the identity file in `{}` cannot be read", path.display())]
+    Identity {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
+    },
+    /// It is another repository.
+    #[error(
+        "`{}` holds repository {found}, the configuration names {wanted}; \
+         the wrong share is mounted, or `id` is wrong",
+        path.display()
+    )]
+    OtherRepository {
+        /// The folder.
+        path: PathBuf,
+        /// What lies there.
+        found: Uuid,
+        /// What should.
+        wanted: Uuid,
+    },
+    /// The folder to initialise is not empty.
+    #[error("`{}` is not empty; a repository is only made in an empty folder", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is less room than a run may need.
+    #[error(
+        "repository `{}` has {available} bytes left, {wanted} may be needed; make room first",
+        path.display()
+    )]
+    TooLittleRoom {
+        /// The folder.
+        path: PathBuf,
+        /// What is left.
+        available: u64,
+        /// What may be needed.
+        wanted: u64,
+    },
+}
+
+/// An open repository folder; see the module.
+#[derive(Debug)]
+pub struct Anchor {
+    folder: File,
+    path: PathBuf,
+}
+
+#[derive(Deserialize, Serialize)]
+struct IdentityFile {
+    /// Format of this file.
+    format: u32,
+    /// Of the repository.
+    id: Uuid,
+}
+
+impl Place {
+    /// Checks everything and holds the folder open.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the place.
+    pub fn guard(&self) -> Result<Anchor, GuardError> {
+        let anchor = self.open()?;
+        let file = anchor.through().join(FILE_NAME);
+        let identity = |source| GuardError::Identity { path: self.path.clone(), source };
+        let text = match fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(GuardError::NoIdentity { path: self.path.clone() });
+            }
+            Err(error) => return Err(identity(error)),
+        };
+        let found: IdentityFile =
+            serde_json::from_str(&text).map_err(|error| identity(error.into()))?;
+        if found.id != self.id {
+            return Err(GuardError::OtherRepository {
+                path: self.path.clone(),
+                found: found.id,
+                wanted: self.id,
+            });
+        }
+        Ok(anchor)
+    }
+
+    /// For a repository that is about to be made: the mount must be right and the
+    /// folder empty.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the place.
+    pub fn guard_empty(&self) -> Result<Anchor, GuardError> {
+        let anchor = self.open()?;
+        let unreachable = |source| GuardError::Unreachable { path: self.path.clone(), source };
+        for entry in fs::read_dir(anchor.through()).map_err(unreachable)? {
+            // A fresh ext4 has this one.
+            if entry.map_err(unreachable)?.file_name() != "lost+found" {
+                return Err(GuardError::NotEmpty { path: self.path.clone() });
+            }
+        }
+        Ok(anchor)
+    }
+
+    fn open(&self) -> Result<Anchor, GuardError> {
+        let unreachable = |source| GuardError::Unreachable { path: self.path.clone(), source };
+        let directory = nix::fcntl::OFlag::O_DIRECTORY.bits();
+        let folder = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(directory)
+            .open(&self.path)
+            .map_err(unreachable)?;
+        if let Some(rule) = &self.mount {
+            let mountinfo = fs::read_to_string("/proc/self/mountinfo").map_err(unreachable)?;
+            rule.check(&mountinfo)?;
+            let folder_device = folder.metadata().map_err(unreachable)?.dev();
+            let mount_device = fs::metadata(&rule.mount_point).map_err(unreachable)?.dev();
+            let outside = rule.mount_point.parent().map(fs::metadata).transpose();
+            let outside = outside.map_err(unreachable)?.map(|metadata| metadata.dev());
+            // The mount may come or go between the look at the table and the open.
+            if folder_device != mount_device || outside == Some(mount_device) {
+                return Err(GuardError::NotMounted { mount_point: rule.mount_point.clone() });
+            }
+        }
+        Ok(Anchor { folder, path: self.path.clone() })
+    }
+}
+
+impl MountRule {
+    fn check(&self, mountinfo: &str) -> Result<(), GuardError> {
+        let Some(mount) = mount::at(mountinfo, &self.mount_point) else {
+            return Err(GuardError::NotMounted { mount_point: self.mount_point.clone() });
+        };
+        if !self.filesystems.contains(&mount.filesystem) {
+            return Err(GuardError::WrongFilesystem {
+                mount_point: self.mount_point.clone(),
+                found: mount.filesystem,
+                allowed: self.filesystems.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Anchor {
+    /// The folder by its open descriptor: valid while this value lives.
+    #[must_use]
+    pub fn through(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.folder.as_raw_fd()))
+    }
+
+    /// The folder as people know it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Room for more, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// The file system does not answer.
+    pub fn available_bytes(&self) -> Result<u64, GuardError> {
+        let room = statvfs::fstatvfs(&self.folder).map_err(|errno| GuardError::Unreachable {
+            path: self.path.clone(),
+            source: errno.into(),
+        })?;
+        Ok(room.blocks_available().saturating_mul(room.fragment_size()))
+    }
+
+    /// Makes everything written so far durable, folders included. rustic_core's
+    /// local backend flushes files but not the folders they are renamed into.
+    ///
+    /// # Errors
+    ///
+    /// The disk refused, now or since the last call: what was written may be lost.
+    pub fn flush(&self) -> io::Result<()> {
+        nix::unistd::syncfs(&self.folder).map_err(io::Error::from)
+    }
+
+    /// Writes the identity file: the last step of making a repository.
+    ///
+    /// # Errors
+    ///
+    /// The disk refused, or the file is there already.
+    pub fn write_identity(&self, id: Uuid) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(&IdentityFile { format: 1, id })?;
+        text.push(b'\n');
+        let path = self.through().join(FILE_NAME);
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        self.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(path: &Path, id: Uuid) -> Place {
+        Place { path: path.into(), id, mount: None }
+    }
+
+    #[test]
+    fn a_missing_folder_is_refused_and_not_created() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let path = dir.path().join("nas");
+        let error = place(&path, Uuid::nil()).guard().expect_err("refused");
+        assert!(matches!(error, GuardError::Unreachable { .. }), "{error}");
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_empty_folder_is_no_repository() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let error = place(dir.path(), Uuid::nil()).guard().expect_err("refused");
+        assert!(error.to_string().contains("init-repository"), "{error}");
+    }
+
+    #[test]
+    fn another_repository_is_refused_by_its_id() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let ours = place(dir.path(), Uuid::from_u128(1));
+        ours.guard_empty().expect("empty").write_identity(ours.id).expect("written");
+        ours.guard().expect("ours");
+        let other = place(dir.path(), Uuid::from_u128(2));
+        assert!(matches!(other.guard(), Err(GuardError::OtherRepository { .. })));
+        assert!(matches!(other.guard_empty(), Err(GuardError::NotEmpty { .. })));
+    }
+
+    #[test]
+    fn a_folder_on_the_system_disk_is_not_a_mount() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let rule = MountRule { mount_point: dir.path().into(), filesystems: vec!["nfs4".into()] };
+        let place = Place { mount: Some(rule), ..place(dir.path(), Uuid::nil()) };
+        assert!(matches!(place.guard(), Err(GuardError::NotMounted { .. })));
+    }
+
+    #[test]
+    fn the_wrong_file_system_is_named() {
+        let rule = MountRule { mount_point: "/mnt/nas".into(), filesystems: vec!["nfs4".into()] };
+        let error = rule.check("41 40 0:52 / /mnt/nas rw - tmpfs tmpfs rw\n").expect_err("refused");
+        assert!(error.to_string().contains("`tmpfs`, expected one of: nfs4"), "{error}");
+    }
+}

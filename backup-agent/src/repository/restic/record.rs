@@ -1,0 +1,115 @@
+//! How a snapshot of ours is marked in the repository.
+//!
+//! Tags carry what plain `restic snapshots` should show and what decides over
+//! visibility; the description (a field that restic ignores) carries the rest.
+
+use std::{str::FromStr, time::Duration};
+
+use jiff::{Timestamp, tz::TimeZone};
+use rustic_core::{
+    StringList,
+    repofile::{SnapshotFile, SnapshotSummary},
+};
+use serde::{Deserialize, Serialize};
+
+use super::super::{Intent, Snapshot, SourceKind, Stored, StoredFile, Unverified};
+use crate::ids::{Name, RunId, SnapshotId};
+
+/// On every snapshot of ours; whatever lacks it is not ours to show or remove.
+const OURS: &str = "homelab";
+const VERIFIED: &str = "verified";
+const UNVERIFIED: &str = "unverified";
+const RUN: &str = "run=";
+
+/// What the description holds, as JSON.
+#[derive(Debug, Deserialize, Serialize)]
+struct Record {
+    kind: SourceKind,
+    verified_at: Timestamp,
+    elapsed_ms: u64,
+    added_bytes: u64,
+    files: Vec<StoredFile>,
+}
+
+/// The tag that names a run.
+pub(super) fn run_tag(run: RunId) -> String {
+    format!("{RUN}{run}")
+}
+
+/// A snapshot that is about to be written, unverified.
+pub(super) fn unverified(intent: &Intent, host: &str) -> SnapshotFile {
+    let mut file = SnapshotFile::default();
+    file.time = intent.taken_at.to_zoned(TimeZone::UTC);
+    file.hostname = host.to_owned();
+    file.label = intent.backup.to_string();
+    file.tags = tags(UNVERIFIED, intent.run);
+    file
+}
+
+/// Makes the proved form of an unverified snapshot.
+pub(super) fn verify(
+    file: &mut SnapshotFile,
+    stored: &Stored,
+    (verified_at, elapsed): (Timestamp, Duration),
+) -> serde_json::Result<()> {
+    let record = Record {
+        kind: stored.intent.kind,
+        verified_at,
+        elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        added_bytes: stored.added_bytes,
+        files: stored.files.clone(),
+    };
+    file.tags = tags(VERIFIED, stored.intent.run);
+    file.description = Some(serde_json::to_string(&record)?);
+    // What plain restic shows as processed and added should be the run's, not the read-back's.
+    let summary = file.summary.get_or_insert_with(SnapshotSummary::default);
+    summary.data_added_packed = stored.added_bytes;
+    Ok(())
+}
+
+/// Our view of a verified snapshot of ours.
+pub(super) fn to_snapshot(file: &SnapshotFile) -> Option<Snapshot> {
+    if !file.tags.contains(OURS) || !file.tags.contains(VERIFIED) {
+        return None;
+    }
+    let record: Option<Record> =
+        file.description.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let taken_at = file.time.timestamp();
+    Some(Snapshot {
+        id: id_of(file)?,
+        backup: file.label.parse::<Name>().ok()?,
+        run: run_of(file)?,
+        host: file.hostname.clone(),
+        // `restic tag` drops the description: the snapshot stays listed, with less said about it.
+        kind: record.as_ref().map_or(SourceKind::Postgres, |record| record.kind),
+        taken_at,
+        verified_at: record.as_ref().map_or(taken_at, |record| record.verified_at),
+        elapsed: Duration::from_millis(record.as_ref().map_or(0, |record| record.elapsed_ms)),
+        added_bytes: record.as_ref().map(|record| record.added_bytes),
+        files: record.map(|record| record.files).unwrap_or_default(),
+    })
+}
+
+/// Our view of an unverified snapshot of ours.
+pub(super) fn to_unverified(file: &SnapshotFile) -> Option<Unverified> {
+    is_unverified(file).then_some(())?;
+    Some(Unverified { id: id_of(file)?, run: run_of(file), taken_at: file.time.timestamp() })
+}
+
+/// Whether it is ours and without proof.
+pub(super) fn is_unverified(file: &SnapshotFile) -> bool {
+    file.tags.contains(OURS) && file.tags.contains(UNVERIFIED)
+}
+
+/// Our form of the identifier.
+pub(super) fn id_of(file: &SnapshotFile) -> Option<SnapshotId> {
+    file.id.to_hex().as_str().parse().ok()
+}
+
+fn run_of(file: &SnapshotFile) -> Option<RunId> {
+    file.tags.into_iter().find_map(|tag| tag.strip_prefix(RUN)).and_then(|id| id.parse().ok())
+}
+
+fn tags(standing: &str, run: RunId) -> StringList {
+    StringList::from_str(&format!("{OURS},{standing},{}", run_tag(run))).unwrap_or_default()
+}

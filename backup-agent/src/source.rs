@@ -1,0 +1,93 @@
+//! What is backed up.
+//!
+//! A source hands out streams and, in the end, says whether they are complete. It
+//! knows nothing of repositories; the pipeline in [`crate::backup`] joins the two.
+
+pub mod postgres;
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ids::{Name, RunId},
+    manifest::Manifest,
+    repository::{Incoming, SourceKind},
+    stream::StreamError,
+};
+use postgres::PostgresError;
+
+/// Something that can be backed up. Shared as `Arc<dyn Source>`.
+#[async_trait]
+pub trait Source: Debug + Send + Sync {
+    /// What kind of thing it is.
+    fn kind(&self) -> SourceKind;
+
+    /// Checks that a run could begin; says what it would do, a sentence each.
+    ///
+    /// # Errors
+    ///
+    /// Why a run could not begin.
+    async fn inspect(&self, run: RunId) -> Result<Vec<String>, SourceError>;
+
+    /// Fixes the moment to back up and starts its streams.
+    ///
+    /// # Errors
+    ///
+    /// Why there is nothing to read.
+    async fn begin(&self, context: Context) -> Result<Capture, SourceError>;
+}
+
+/// What a source must know about the run.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The run.
+    pub run: RunId,
+    /// The backup that it executes.
+    pub backup: Name,
+    /// A secret of this backup, the same for every run.
+    pub key: String,
+    /// Ends everything that was started for the run.
+    pub cancel: CancellationToken,
+}
+
+/// A source that has begun.
+pub struct Capture {
+    /// The moment whose state the streams hold.
+    pub taken_at: Timestamp,
+    /// The streams, each a file. They must be read at the same time as
+    /// `completion` is polled.
+    pub files: Vec<Incoming>,
+    /// Resolves when all streams were read: the manifest, if everything is there.
+    pub completion: BoxFuture<'static, Result<Manifest, SourceError>>,
+}
+
+impl Debug for Capture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Capture").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// Why a source could not be read completely.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A PostgreSQL source.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+}
+
+impl SourceError {
+    /// Whether this is only the echo of a repository that stopped reading, or of a
+    /// cancellation: then that is the cause to report.
+    #[must_use]
+    pub const fn is_echo(&self) -> bool {
+        let Self::Postgres(error) = self;
+        matches!(
+            error,
+            PostgresError::Stream { source: StreamError::Abandoned | StreamError::Cancelled, .. }
+        )
+    }
+}

@@ -1,0 +1,200 @@
+//! Real PostgreSQL clusters for tests: made by `initdb`, on a free port, gone with
+//! the value.
+//!
+//! PostgreSQL does not run as root. Where the tests do, its programs run as the
+//! user `postgres` that the Debian package makes.
+
+use std::{
+    fs,
+    io::Write as _,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use homelab_common::exec::{Exec, Program, SystemExec};
+
+/// The major version that the tests are written for: Debian 12's.
+pub const MAJOR: u32 = 15;
+
+/// The superuser of every cluster.
+pub const USER: &str = "labadmin";
+
+/// Its password: with the characters that a password file escapes.
+pub const PASSWORD: &str = r"pa:ss\word";
+
+const INITDB_DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Where Debian puts the programs of each major version.
+pub const CLIENTS: &str = "/usr/lib/postgresql";
+
+/// A running cluster on loopback with password login, without fsync. Dropped, it is
+/// stopped and removed.
+#[derive(Debug)]
+pub struct Cluster {
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl Cluster {
+    /// Starts a cluster. `initdb` runs once per `kind` and its result is kept in
+    /// `cache`: clusters of one kind share their system identifier, those of two
+    /// kinds never do.
+    ///
+    /// # Panics
+    ///
+    /// PostgreSQL is missing or does not start.
+    #[must_use]
+    pub fn start(kind: &str, cache: &Path) -> Self {
+        let server = bin("postgres");
+        assert!(server.is_file(), "no {}: apt install postgresql-{MAJOR}", server.display());
+        let template = template(kind, cache);
+        let folder = scratch_folder();
+        let data = folder.path().join("data");
+        run(Program::new("cp").args(["-a", &text(&template), &text(&data)]));
+        let mut cluster = Self { folder, port: 0 };
+        // A port can be taken between looking and binding.
+        for _attempt in 0..5 {
+            cluster.port = free_port();
+            if cluster.try_start() {
+                return cluster;
+            }
+        }
+        let log = fs::read_to_string(cluster.folder.path().join("log")).unwrap_or_default();
+        panic!("PostgreSQL does not start: {log}");
+    }
+
+    fn try_start(&self) -> bool {
+        let folder = self.folder.path();
+        let options = format!(
+            "-c port={} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c fsync=off \
+             -c shared_buffers=16MB -c max_connections=30 -c wal_level=minimal -c max_wal_senders=0 \
+             -c autovacuum=off",
+            self.port,
+            folder.display()
+        );
+        let program = as_postgres("pg_ctl")
+            .args(["-D", &text(&folder.join("data")), "-l", &text(&folder.join("log"))])
+            .args(["-w", "-t", "30", "-o", &options, "start"])
+            .accept([0, 1]);
+        run(program).code == 0
+    }
+
+    /// Where it listens, on 127.0.0.1.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Runs SQL as superuser and gives what it prints, unaligned and without headers.
+    ///
+    /// # Panics
+    ///
+    /// The SQL fails.
+    pub fn sql(&self, database: &str, sql: &str) -> String {
+        run(self.psql(database).stdin(sql)).text().trim_end().to_owned()
+    }
+
+    /// A psql that reads SQL from its input and stops at the first error.
+    #[must_use]
+    pub fn psql(&self, database: &str) -> Program {
+        self.client("psql", database)
+            .args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only"])
+            .args(["--set", "ON_ERROR_STOP=1"])
+    }
+
+    /// Another client program, able to connect as superuser.
+    #[must_use]
+    pub fn client(&self, name: &str, database: &str) -> Program {
+        Program::new(text(&bin(name)))
+            .env("PGHOST", "127.0.0.1")
+            .env("PGPORT", self.port.to_string())
+            .env("PGUSER", USER)
+            .env("PGPASSWORD", PASSWORD)
+            .env("PGDATABASE", database)
+            .env("LC_ALL", "C.UTF-8")
+            .deadline(DEADLINE)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let data = text(&self.folder.path().join("data"));
+        run(as_postgres("pg_ctl").args(["-D", &data, "-m", "immediate", "stop"]).accept([0, 1]));
+    }
+}
+
+/// Runs a program to its end, in code that may block.
+///
+/// # Panics
+///
+/// It fails.
+pub fn run(program: Program) -> homelab_common::exec::Output {
+    let shown = program.argv().to_string();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // A thread of its own: the caller may be inside of a runtime.
+    let work = move || runtime.expect("a runtime").block_on(SystemExec.run(program));
+    let done = std::thread::spawn(work).join().expect("the thread ends");
+    done.unwrap_or_else(|error| panic!("{shown}: {}", homelab_common::error_chain::Chain(&error)))
+}
+
+/// Runs a program as the user that owns the clusters.
+#[must_use]
+pub fn as_postgres(name: &str) -> Program {
+    let path = text(&bin(name));
+    if !nix::unistd::geteuid().is_root() {
+        return Program::new(path).deadline(INITDB_DEADLINE);
+    }
+    Program::new("setpriv")
+        .args(["--reuid=postgres", "--regid=postgres", "--clear-groups", &path])
+        .deadline(INITDB_DEADLINE)
+}
+
+fn bin(name: &str) -> PathBuf {
+    Path::new(CLIENTS).join(MAJOR.to_string()).join("bin").join(name)
+}
+
+fn template(kind: &str, cache: &Path) -> PathBuf {
+    let ready = cache.join(format!("postgres-{MAJOR}-{kind}"));
+    if ready.is_dir() {
+        return ready;
+    }
+    let folder = scratch_folder();
+    let (data, password) = (folder.path().join("data"), folder.path().join("password"));
+    let mut file = fs::File::create(&password).expect("a password file");
+    writeln!(file, "{PASSWORD}").expect("a password file");
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o644)).expect("chmod");
+    let program = as_postgres("initdb")
+        .args(["-D", &text(&data), "-U", USER, "-A", "scram-sha-256"])
+        .args(["--pwfile", &text(&password), "-E", "UTF8", "--locale=C", "--no-sync"]);
+    run(program);
+    // Tests run side by side: the first to be ready wins, the others use theirs.
+    let mine = cache.join(format!("postgres-{MAJOR}-{kind}.{}", std::process::id()));
+    run(Program::new("cp").args(["-a", &text(&data), &text(&mine)]));
+    if fs::rename(&mine, &ready).is_err() {
+        fs::remove_dir_all(&mine).expect("a second template is removed");
+    }
+    ready
+}
+
+/// A folder that the user `postgres` can write into.
+fn scratch_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a scratch directory");
+    if nix::unistd::geteuid().is_root() {
+        let user = nix::unistd::User::from_name("postgres").ok().flatten();
+        let user = user.expect("the user `postgres`: apt install postgresql-common");
+        nix::unistd::chown(folder.path(), Some(user.uid), Some(user.gid)).expect("chown");
+    }
+    folder
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
