@@ -3,6 +3,8 @@
 pub mod access;
 pub mod connection;
 pub mod deny_list;
+pub mod dial;
+pub mod enrol;
 pub mod guard;
 pub mod node;
 pub mod not_built;

@@ -138,7 +138,10 @@ pub fn to_proto(at: Timestamp) -> prost_types::Timestamp {
     let nanos = at.subsec_nanosecond();
     // Before 1970, jiff counts the fraction downwards and the protocol upwards.
     if nanos < 0 {
-        return prost_types::Timestamp { seconds: at.as_second() - 1, nanos: nanos + 1_000_000_000 };
+        return prost_types::Timestamp {
+            seconds: at.as_second() - 1,
+            nanos: nanos + 1_000_000_000,
+        };
     }
     prost_types::Timestamp { seconds: at.as_second(), nanos }
 }

@@ -146,7 +146,8 @@ impl SiteName {
     ///
     /// Names the rule that `text` breaks.
     pub fn try_new(text: &str) -> Result<Self, InvalidSpiffeId> {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+        let plain =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
         if is_name(text, plain) {
             return Ok(Self(text.into()));
         }
@@ -198,9 +199,8 @@ impl PeerName {
     ///
     /// Names the rule that `text` breaks.
     pub fn user(text: &str) -> Result<Self, InvalidSpiffeId> {
-        let plain = |c: char| {
-            c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | '_')
-        };
+        let plain =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | '_');
         if is_name(text, plain) {
             return Ok(Self(text.into()));
         }

@@ -239,9 +239,8 @@ impl Builder {
     fn add_reflection(&mut self) -> Result<(), BuildError> {
         let configured = || {
             self.descriptors.iter().fold(
-                tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(
-                    tonic_health::pb::FILE_DESCRIPTOR_SET,
-                ),
+                tonic_reflection::server::Builder::configure()
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET),
                 |builder, set| builder.register_encoded_file_descriptor_set(set),
             )
         };
