@@ -1,1 +1,184 @@
 //! The append-only record of who did what.
+//!
+//! Own decisions are appended in the transaction that they belong to, with [`entry`]. Calls are
+//! heard of after they have ended, on the path of the call, where nobody may wait for the disk: they
+//! go through a bounded queue to one writer. What does not fit any more is counted, and the count
+//! becomes an entry itself, so that nothing is lost silently. Prompts and secrets never come here:
+//! a call is its method, its caller and its outcome.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use homelab_common::{clock::Clock, error_chain::Chain, lifecycle::Tasks};
+use homelab_rpc::guard::{CallRecord, Observer, Outcome};
+use homelab_store::{AuditOutcome, NewAuditEntry, Store, StoreError};
+use tokio::sync::mpsc;
+use tonic::Code;
+use tracing::error;
+
+use crate::app::{Change, Events};
+
+/// Entries that wait for the disk. At 200 bytes each this is 2 MB.
+const WAITING_MAX: usize = 10_000;
+
+/// Entries that are written in one transaction.
+const BATCH_MAX: usize = 256;
+
+/// How long to wait after the store refused, before the same entries are tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The actor of what the controller does by itself.
+pub const CONTROLLER: &str = "controller";
+
+/// The audit log. Clones are the same log.
+#[derive(Clone, Debug)]
+pub struct AuditLog {
+    queue: mpsc::Sender<NewAuditEntry>,
+    lost: Arc<AtomicU64>,
+    clock: Arc<dyn Clock>,
+}
+
+/// An entry about one of the controller's own decisions, to be appended in the transaction that
+/// makes it true.
+#[must_use]
+pub fn entry(
+    clock: &dyn Clock,
+    actor: impl Into<String>,
+    action: impl Into<String>,
+    subject: impl Into<String>,
+    detail: impl Into<String>,
+) -> NewAuditEntry {
+    NewAuditEntry {
+        at: clock.now(),
+        actor: actor.into(),
+        action: action.into(),
+        subject: subject.into(),
+        outcome: AuditOutcome::Allowed,
+        detail: detail.into(),
+    }
+}
+
+impl AuditLog {
+    /// Starts the writer, which ends with `tasks` after the queue is empty.
+    #[must_use]
+    pub fn start(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        events: Events,
+        tasks: &Tasks,
+    ) -> Self {
+        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        let lost = Arc::new(AtomicU64::new(0));
+        let writer = Writer {
+            store,
+            clock: Arc::clone(&clock),
+            events,
+            lost: Arc::clone(&lost),
+            stopping: tasks.stopping(),
+        };
+        tasks.spawn(writer.run(waiting));
+        Self { queue, lost, clock }
+    }
+
+    /// Appends an entry soon, without waiting for the disk. For what is not part of a transaction.
+    pub fn record(&self, entry: NewAuditEntry) {
+        if self.queue.try_send(entry).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Observer for AuditLog {
+    fn call(&self, record: CallRecord) {
+        if let Some(entry) = entry_of(&record) {
+            self.record(entry);
+        }
+    }
+}
+
+/// What is written of a call: those that change something, and those that were denied.
+fn entry_of(call: &CallRecord) -> Option<NewAuditEntry> {
+    let (outcome, detail) = match (&call.outcome, call.code) {
+        (Outcome::Denied(why), _) => (AuditOutcome::Denied, why.to_string()),
+        _ if !call.mutates => return None,
+        (Outcome::Ended, Code::Ok) => (AuditOutcome::Allowed, String::new()),
+        (Outcome::Ended, Code::PermissionDenied | Code::Unauthenticated) => {
+            (AuditOutcome::Denied, call.code.to_string())
+        }
+        (Outcome::Ended, code) => (AuditOutcome::Failed, code.to_string()),
+        (Outcome::Cancelled, _) => {
+            (AuditOutcome::Failed, "the caller went away before the end".to_owned())
+        }
+    };
+    let actor = match &call.peer {
+        Some(peer) => peer.to_string(),
+        None => format!("stranger/{}", call.remote),
+    };
+    let note = format!("request {}", call.request_id);
+    Some(NewAuditEntry {
+        at: call.started,
+        actor,
+        action: call.method.clone(),
+        subject: String::new(),
+        outcome,
+        detail: if detail.is_empty() { note } else { format!("{detail}; {note}") },
+    })
+}
+
+struct Writer {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    events: Events,
+    lost: Arc<AtomicU64>,
+    stopping: tokio_util::sync::CancellationToken,
+}
+
+impl Writer {
+    async fn run(self, mut waiting: mpsc::Receiver<NewAuditEntry>) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        loop {
+            let received = tokio::select! {
+                received = waiting.recv_many(&mut batch, BATCH_MAX) => received,
+                () = self.stopping.cancelled() => break,
+            };
+            if received == 0 {
+                return;
+            }
+            self.write(&mut batch).await;
+        }
+        // Calls that end while the controller stops are told of as well.
+        tokio::task::yield_now().await;
+        waiting.close();
+        while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
+            self.write(&mut batch).await;
+        }
+    }
+
+    /// Writes the batch, however often the store refuses: entries wait in the queue meanwhile.
+    async fn write(&self, batch: &mut Vec<NewAuditEntry>) {
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let detail = format!("{lost} entries did not fit into the queue and are missing here");
+            batch.push(entry(self.clock.as_ref(), CONTROLLER, "audit/overflow", "", detail));
+        }
+        while let Err(error) = self.append(batch).await {
+            error!(error = %Chain(&error), "could not write the audit log; trying again");
+            tokio::time::sleep(PAUSE).await;
+        }
+        batch.clear();
+        self.events.tell(Change::Audit);
+    }
+
+    async fn append(&self, batch: &[NewAuditEntry]) -> Result<(), StoreError> {
+        let mut tx = self.store.begin().await?;
+        for entry in batch {
+            tx.audit().append(entry).await?;
+        }
+        tx.commit().await
+    }
+}

@@ -1,1 +1,3 @@
-//! The gRPC services: thin adapters between the wire and the rest.
+//! The controller's gRPC services: thin adapters between the wire and the parts that do the work.
+
+pub mod enrolment;

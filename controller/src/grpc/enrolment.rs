@@ -1,0 +1,3 @@
+//! Identities over the wire.
+
+pub mod nonce;

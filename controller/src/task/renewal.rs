@@ -1,0 +1,175 @@
+//! Keeps the controller's own certificate good: it signs it for itself.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use homelab_common::{
+    chance::Chance,
+    clock::Clock,
+    secret::Secret,
+    tls::{Identity, IdentityError, IdentityHandle, Roots},
+};
+use homelab_store::Store;
+use jiff::Timestamp;
+use rcgen::KeyPair;
+use tracing::warn;
+
+use super::{BackgroundTask, Done, Outcome};
+use crate::ca::{
+    Authority,
+    files::{self, FileError, Readers},
+    issue::{IssueError, Leaf, PublicKey, Terms},
+    record,
+};
+
+/// The part of its life that a certificate has left when it is renewed: one third.
+const RENEW_AT: u32 = 3;
+
+/// Why the controller has no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnCertificateError {
+    /// It could not be signed.
+    #[error("could not sign the controller's own certificate")]
+    Issue(#[from] IssueError),
+    /// No key could be made.
+    #[error("could not make a key for the controller's own certificate")]
+    Key(#[from] rcgen::Error),
+    /// It could not be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// What was signed cannot be used.
+    #[error("the controller's own certificate cannot be used")]
+    Identity(#[from] IdentityError),
+}
+
+/// The controller's own identity on the disk, and what its certificate should say.
+#[derive(Clone, Debug)]
+pub struct OwnIdentity {
+    /// The folder.
+    pub pki_dir: PathBuf,
+    /// Who signs.
+    pub authority: Arc<Authority>,
+    /// What the certificate should say.
+    pub terms: Terms,
+}
+
+impl OwnIdentity {
+    /// The identity, renewed when that is due. Key and certificate are two files, and a crash may
+    /// come between them: an identity that does not load is made anew, since the one who would have
+    /// to be asked for it is this very process.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be signed or written.
+    pub fn ensure(
+        &self,
+        now: Timestamp,
+        chance: &dyn Chance,
+    ) -> Result<(Identity, Option<Leaf>), OwnCertificateError> {
+        match Identity::from_dir(&self.pki_dir) {
+            Ok(identity) if !is_due(&identity, now) && says(&identity, &self.terms) => {
+                return Ok((identity, None));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                warn!(error = %homelab_common::error_chain::Chain(&error),
+                      "the controller's own certificate cannot be used; making a new one");
+            }
+        }
+        let key = KeyPair::generate()?;
+        let leaf = self.authority.issue(&self.terms, &PublicKey::of_pair(&key)?, now, chance)?;
+        let (chain, key) = (self.authority.chain_of(&leaf), key.serialize_pem());
+        write_pair(&self.pki_dir, &chain, &key)?;
+        let identity = Identity::from_pem(&chain, &Secret::new(key))?;
+        Ok((identity, Some(leaf)))
+    }
+}
+
+fn write_pair(folder: &Path, chain: &str, key: &str) -> Result<(), FileError> {
+    files::replace(&folder.join(files::KEY), key, Readers::Owner)?;
+    files::replace(&folder.join(files::CHAIN), chain, Readers::All)
+}
+
+fn is_due(identity: &Identity, now: Timestamp) -> bool {
+    let facts = identity.facts();
+    let whole = facts.not_after.duration_since(facts.not_before).unsigned_abs();
+    let left = facts.not_after.duration_since(now);
+    left.is_negative() || left.unsigned_abs() <= whole / RENEW_AT
+}
+
+/// Whether the certificate says what it should: a name or an address may have changed.
+fn says(identity: &Identity, terms: &Terms) -> bool {
+    let facts = identity.facts();
+    facts.uris == [terms.identity.to_string()]
+        && facts.dns_names == terms.dns
+        && addresses(identity) == terms.addresses
+}
+
+fn addresses(identity: &Identity) -> Vec<IpAddr> {
+    use x509_parser::extensions::GeneralName;
+    let Some(leaf) = identity.chain().first() else { return Vec::new() };
+    let Ok((_, leaf)) = x509_parser::parse_x509_certificate(leaf) else { return Vec::new() };
+    let Ok(Some(names)) = leaf.subject_alternative_name() else { return Vec::new() };
+    let address = |name: &GeneralName<'_>| match name {
+        GeneralName::IPAddress(bytes) => match <[u8; 4]>::try_from(*bytes) {
+            Ok(bytes) => Some(IpAddr::from(bytes)),
+            Err(_) => <[u8; 16]>::try_from(*bytes).ok().map(IpAddr::from),
+        },
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(address).collect()
+}
+
+/// Renews the controller's own certificate and shows it from the next handshake on.
+#[derive(Debug)]
+pub struct RenewOwn {
+    /// What is renewed.
+    pub own: OwnIdentity,
+    /// What clients with certificates, and browsers, are shown.
+    pub main: IdentityHandle,
+    /// What those who enrol are shown: the same with the root.
+    pub enrolment: IdentityHandle,
+    /// The roots.
+    pub roots: Roots,
+    /// Where issued certificates are kept.
+    pub store: Arc<dyn Store>,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub chance: Arc<dyn Chance>,
+}
+
+#[async_trait]
+impl BackgroundTask for RenewOwn {
+    fn name(&self) -> &'static str {
+        "renew-own-certificate"
+    }
+
+    fn description(&self) -> &'static str {
+        "Renews the controller's own certificate when a third of its life is left."
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(3600)
+    }
+
+    async fn activate(&self) -> Outcome {
+        let now = self.clock.now();
+        // Writes two small files once in 20 days: not worth a thread of its own.
+        let (identity, leaf) = self.own.ensure(now, self.chance.as_ref())?;
+        let Some(leaf) = leaf else { return Ok(Done::Nothing) };
+        self.enrolment.replace(identity.showing_roots(&self.roots));
+        self.main.replace(identity);
+        let chain = self.own.authority.chain_of(&leaf);
+        let row = record(&self.own.terms, &leaf, chain, now);
+        let mut tx = self.store.begin().await?;
+        tx.certificates().insert(&row).await?;
+        tx.commit().await?;
+        Ok(Done::Changed(format!("renewed, now good until {}", leaf.not_after)))
+    }
+}
