@@ -116,6 +116,8 @@ reasons! {
     SCHEDULE_PAUSED;
     /// Contact with a run was lost.
     RUN_UNKNOWN;
+    /// Clocks differ by more than can be overlooked.
+    CLOCK_SKEW;
     /// Jobs failed.
     JOBS_FAILED;
     /// A job has waited for long.
