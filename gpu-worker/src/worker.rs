@@ -210,6 +210,14 @@ impl Worker {
         self.0.devices.read().await
     }
 
+    /// Whether there is such a model.
+    ///
+    /// # Errors
+    /// [`UnknownModel`] lists what there is.
+    pub fn knows(&self, model: &str) -> Result<(), UnknownModel> {
+        self.model(model).map(|_| ())
+    }
+
     fn model(&self, name: &str) -> Result<&Arc<Model>, UnknownModel> {
         let found = name.parse::<ModelName>().ok().and_then(|name| self.0.models.get(&name));
         found.ok_or_else(|| UnknownModel {

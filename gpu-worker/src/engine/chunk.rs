@@ -74,6 +74,8 @@ pub struct EngineError {
     pub kind: String,
     /// Its words.
     pub message: String,
+    /// The error as JSON, exactly as it came; empty when it was no JSON object.
+    pub raw: Bytes,
 }
 
 /// The engine sent data that is not a JSON object.
@@ -102,22 +104,31 @@ pub fn decode(event: Event) -> Result<Decoded, NotAChunk> {
         Err(source) => return Err(not_a_chunk(&data, source)),
     };
     if is_error || is_truthy(object.get("error")) {
-        return Ok(Decoded::Error(engine_error(&object)));
+        return Ok(Decoded::Error(engine_error(data, &object)));
     }
     Ok(Decoded::Chunk(chunk(data, &object)))
 }
 
-/// Reads the error out of a response or event; falls back to its whole text.
-pub fn engine_error(object: &Value) -> EngineError {
+/// Reads the error out of the body of a refusal, whatever that is.
+pub fn refusal(body: Bytes) -> EngineError {
+    match serde_json::from_slice::<serde_json::Map<_, _>>(&body) {
+        Ok(object) => engine_error(body, &Value::Object(object)),
+        Err(_) => engine_error(Bytes::new(), &Value::from(String::from_utf8_lossy(&body).as_ref())),
+    }
+}
+
+/// Reads the error out of an object; falls back to its whole text.
+fn engine_error(raw: Bytes, object: &Value) -> EngineError {
     let body = object.get("error").unwrap_or(object);
     let text = |key: &str| body.get(key).and_then(Value::as_str).map(str::to_owned);
     EngineError {
         code: body.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok()),
         kind: text("type").unwrap_or_default(),
         message: text("message").unwrap_or_else(|| match body {
-            Value::String(message) => message.clone(),
+            Value::String(message) => clip(message),
             other => clip(&other.to_string()),
         }),
+        raw,
     }
 }
 
@@ -284,29 +295,26 @@ mod tests {
         let table = [
             (
                 r#"{"error":{"code":500,"message":"slot died","type":"server_error"}}"#,
-                EngineError {
-                    code: Some(500),
-                    kind: "server_error".into(),
-                    message: "slot died".into(),
-                },
+                (Some(500), "server_error", "slot died"),
             ),
-            (
-                r#"{"error":"out of memory"}"#,
-                EngineError { code: None, kind: String::new(), message: "out of memory".into() },
-            ),
+            (r#"{"error":"out of memory"}"#, (None, "", "out of memory")),
             (
                 r#"{"error":{"code":"rate","reason":1}}"#,
-                EngineError {
-                    code: None,
-                    kind: String::new(),
-                    message: r#"{"code":"rate","reason":1}"#.into(),
-                },
+                (None, "", r#"{"code":"rate","reason":1}"#),
             ),
         ];
-        for (data, expected) in table {
+        for (data, (code, kind, said)) in table {
+            let raw = Bytes::from_static(data.as_bytes());
+            let expected = EngineError { code, kind: kind.into(), message: said.into(), raw };
             assert_eq!(read(data), Decoded::Error(expected), "{data}");
         }
         assert!(matches!(read(r#"{"error":null,"choices":[]}"#), Decoded::Chunk(_)));
+    }
+
+    #[test]
+    fn a_refusal_need_not_be_json() {
+        let error = refusal(Bytes::from_static(b"<h1>Bad Gateway</h1>"));
+        assert_eq!((error.message.as_str(), error.raw.len()), ("<h1>Bad Gateway</h1>", 0));
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub struct Values {
 /// A checked command line with placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
+    words: Vec<String>,
     program: String,
     arguments: Vec<Vec<Part>>,
 }
@@ -149,7 +150,12 @@ impl Template {
         if !arguments.iter().any(|argument| argument.contains(&port)) {
             return Err(InvalidTemplate::NoPort);
         }
-        Ok(Self { program: program.clone(), arguments })
+        Ok(Self { words: command.to_vec(), program: program.clone(), arguments })
+    }
+
+    /// The command as it was given.
+    pub fn words(&self) -> &[String] {
+        &self.words
     }
 
     /// The program.

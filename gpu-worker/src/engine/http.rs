@@ -22,7 +22,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time};
 
-use crate::engine::chunk::{EngineError, engine_error};
+use crate::engine::chunk::{EngineError, refusal};
 
 /// An error body is read no further than this.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
@@ -175,9 +175,7 @@ pub async fn post(
     }
     let reading = exchange.read_to_end(REFUSAL_BYTES_MAX);
     let body = within(REFUSAL_DEADLINE, "said why it refuses", reading).await?;
-    let object = serde_json::from_slice(&body)
-        .unwrap_or_else(|_| serde_json::Value::from(String::from_utf8_lossy(&body).as_ref()));
-    Err(HttpError::Refused { status: exchange.status, error: engine_error(&object) })
+    Err(HttpError::Refused { status: exchange.status, error: refusal(body) })
 }
 
 /// A request that was sent, and its answer as far as it was read.

@@ -1,116 +1,21 @@
 //! An engine that fails in every way that a real one does.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use homelab_common::{
-    chance::SystemChance, clock::SystemClock, exec::Ended, lifecycle::Tasks, retry::Backoff,
-};
+use homelab_common::{exec::Ended, lifecycle::Tasks};
 use homelab_gpu_worker::{
-    device::DeviceId,
     engine::{
-        Engine, EngineConfig, State, Status, Timing, World,
-        command::Template,
-        restart::RestartPolicy,
+        Engine, State,
         session::{Chat, NotAdmitted, Session},
-        stream::{AnswerError, Patience},
+        stream::AnswerError,
     },
-    fake_engine::{FakeEngine, PROGRAM, Start, Step},
-    model::Model,
+    fake_engine::{FakeEngine, Start, Step},
+    slot::Permit,
 };
-use tokio::{sync::watch, time};
+use tokio::time;
 
-/// No wait in these tests comes near it unless something is broken.
-const CEILING: Duration = Duration::from_secs(20);
-
-/// Short enough to wait for, long enough for a busy machine.
-const STALL: Duration = Duration::from_millis(400);
-
-struct Bench {
-    engine: Engine,
-    fake: FakeEngine,
-    tasks: Tasks,
-    runtime: tempfile::TempDir,
-}
-
-impl Bench {
-    fn new(script: impl FnOnce(FakeEngine) -> FakeEngine) -> Self {
-        let tasks = Tasks::default();
-        let fake = script(FakeEngine::new(tasks.clone()));
-        let runtime = tempfile::tempdir().unwrap();
-        let world = World {
-            exec: Arc::new(fake.clone()),
-            clock: Arc::new(SystemClock),
-            chance: Arc::new(SystemChance),
-            tasks: tasks.clone(),
-            runtime: runtime.path().into(),
-            changed: watch::channel(()).0,
-        };
-        let engine = Engine::start(config(), world);
-        Self { engine, fake, tasks, runtime }
-    }
-
-    /// Loads a model with two slots and waits until it answers.
-    async fn loaded(script: impl FnOnce(FakeEngine) -> FakeEngine) -> (Self, Arc<Session>) {
-        let bench = Self::new(script);
-        bench.engine.load(model());
-        let session = bench.ready(1).await;
-        (bench, session)
-    }
-
-    /// The session of the start number `starts`.
-    async fn ready(&self, starts: u32) -> Arc<Session> {
-        let status = self
-            .until(|status| status.starts >= starts && matches!(status.state, State::Ready(_)))
-            .await;
-        match status.state {
-            State::Ready(session) => session,
-            other => panic!("{other}"),
-        }
-    }
-
-    async fn until(&self, wanted: impl Fn(&Status) -> bool) -> Status {
-        let mut statuses = self.engine.watch();
-        let waited = time::timeout(CEILING, statuses.wait_for(wanted)).await;
-        match waited {
-            Ok(status) => status.unwrap().clone(),
-            Err(_) => panic!("still {:?}", self.engine.status()),
-        }
-    }
-
-    fn key_file(&self) -> PathBuf {
-        self.runtime.path().join("engine-test.key")
-    }
-}
-
-fn config() -> EngineConfig {
-    EngineConfig {
-        name: "test".to_owned(),
-        device: DeviceId::Cpu,
-        command: Template::try_new(&[PROGRAM.to_owned()]).unwrap(),
-        environment: Vec::new(),
-        health_path: "/health".to_owned(),
-        timing: Timing {
-            start: Duration::from_secs(5),
-            drain: Duration::from_secs(5),
-            stop: Duration::from_secs(1),
-            stall: STALL,
-            look: Duration::from_millis(40),
-            patience: Patience::default(),
-            restart: RestartPolicy {
-                settled: Duration::from_secs(3600),
-                quick_ends_max: 3,
-                backoff: Backoff::try_new(Duration::from_millis(5), Duration::from_millis(20), 0.0)
-                    .unwrap(),
-            },
-        },
-    }
-}
-
-fn model() -> Arc<Model> {
-    Arc::new(Model::new("small".parse().unwrap(), None, None, 4096, 2))
-}
+use crate::bench::{Bench, CEILING, STALL, config, model, until, world};
 
 async fn ask(session: &Arc<Session>) -> Result<Chat, AnswerError> {
     let body = Bytes::from_static(br#"{"messages":[]}"#);
@@ -125,16 +30,6 @@ async fn read(session: &Arc<Session>) -> Result<String, AnswerError> {
         text.push_str(&chunk.content);
     }
     Ok(text)
-}
-
-/// Polls until `holds`, which says what it waits for.
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let polling = async {
-        while !holds() {
-            time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    assert!(time::timeout(CEILING, polling).await.is_ok(), "never came: {what}");
 }
 
 #[tokio::test]
@@ -173,24 +68,14 @@ async fn an_answer_comes_with_the_engines_own_bytes_and_its_cost() {
 #[tokio::test]
 async fn the_engine_never_gets_more_requests_than_it_has_slots() {
     let (bench, session) =
-        Bench::loaded(|fake| fake.answering([Step::Hang]).answering([Step::Hang])).await;
-    let first = session.admit().unwrap();
-    let second = session.admit().unwrap();
+        Bench::loaded(|fake| fake.answering([Step::Text("a"), Step::Hang])).await;
+    let mut first = ask(&session).await.unwrap();
+    first.next().await.unwrap();
+    let second: Permit = session.admit().unwrap();
     assert!(matches!(session.admit(), Err(NotAdmitted::Busy(_))));
-    drop(first);
-    assert_eq!(read_with(&session, session.admit().unwrap()).await.err(), None);
+    assert_eq!(bench.fake.requests().len(), 1, "a permit alone sends nothing");
     drop(second);
-    assert_eq!(bench.fake.requests().len(), 1);
-}
-
-async fn read_with(
-    session: &Arc<Session>,
-    permit: homelab_gpu_worker::slot::Permit,
-) -> Result<(), String> {
-    // The script hangs; giving up is enough to have sent the request.
-    let asking = session.chat(permit, Bytes::from_static(b"{}"));
-    drop(time::timeout(Duration::from_millis(100), asking).await);
-    Ok(())
+    assert_eq!(read(&session).await.unwrap(), "Hello there");
 }
 
 #[tokio::test]
@@ -336,14 +221,7 @@ async fn an_engine_that_never_listens_is_given_up_at_its_deadline() {
     let tasks = Tasks::default();
     let fake = FakeEngine::new(tasks.clone()).starting([Start::Deaf]);
     let runtime = tempfile::tempdir().unwrap();
-    let world = World {
-        exec: Arc::new(fake),
-        clock: Arc::new(SystemClock),
-        chance: Arc::new(SystemChance),
-        tasks,
-        runtime: runtime.path().into(),
-        changed: watch::channel(()).0,
-    };
+    let world = world(&fake, &tasks, runtime.path().into());
     let mut config = config();
     config.timing.start = Duration::from_millis(200);
     let engine = Engine::start(config, world);

@@ -1,0 +1,185 @@
+//! `homelab.inference.v1.InferenceService`.
+
+mod chat;
+mod load;
+mod watch;
+
+use std::time::Duration;
+
+use homelab_common::lifecycle::Tasks;
+use homelab_proto::inference::v1::{
+    self as pb,
+    inference_service_server::{InferenceService, InferenceServiceServer},
+};
+use homelab_rpc::not_built::NotBuilt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, async_trait};
+
+use crate::{
+    convert::{ChatRequest, REQUEST_BYTES_MAX},
+    worker::Worker,
+};
+
+/// Messages of a stream that wait for a slow caller; the engine's socket holds the rest.
+const WAITING_MAX: usize = 64;
+
+/// How long draining waits when the caller does not say.
+const DRAIN_WAIT_DEFAULT: Duration = Duration::from_secs(60);
+
+/// How long it waits at most.
+const DRAIN_WAIT_MAX: Duration = Duration::from_secs(600);
+
+/// Room for the fields around a JSON request.
+const MESSAGE_BYTES_MAX: usize = REQUEST_BYTES_MAX + (64 << 10);
+
+/// What is in the protocol and answers that it is not built yet.
+pub const NOT_BUILT: &[NotBuilt] = &[
+    NotBuilt::new("/homelab.inference.v1.InferenceService/Complete", "use ChatComplete"),
+    NotBuilt::new(
+        "/homelab.inference.v1.InferenceService/Embed",
+        "run an embedding server beside the worker and ask it directly",
+    ),
+];
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct Inference {
+    worker: Worker,
+    tasks: Tasks,
+}
+
+impl Inference {
+    /// Serves `worker`; answers are written by tasks of `tasks`.
+    pub fn new(worker: Worker, tasks: Tasks) -> Self {
+        Self { worker, tasks }
+    }
+
+    /// As a server can be given it, with its limits.
+    pub fn into_server(self) -> InferenceServiceServer<Self> {
+        InferenceServiceServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+type Answers<T> = ReceiverStream<Result<T, Status>>;
+type Sender<T> = mpsc::Sender<Result<T, Status>>;
+
+fn answers<T>() -> (Sender<T>, Response<Answers<T>>) {
+    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+    (sender, Response::new(ReceiverStream::new(receiver)))
+}
+
+fn not_built(method: &str) -> Status {
+    // The guard answers before a handler is reached; this is for servers without one.
+    let row = NOT_BUILT.iter().find(|row| row.method.ends_with(method));
+    row.map_or_else(|| Status::unimplemented(method), NotBuilt::status)
+}
+
+#[async_trait]
+impl InferenceService for Inference {
+    type LoadModelStream = Answers<pb::LoadModelResponse>;
+    type ChatCompleteStream = Answers<pb::ChatCompleteResponse>;
+    type CompleteStream = Answers<pb::CompleteResponse>;
+    type WatchWorkerStream = Answers<pb::WatchWorkerResponse>;
+
+    async fn list_devices(
+        &self,
+        _request: Request<pb::ListDevicesRequest>,
+    ) -> Result<Response<pb::ListDevicesResponse>, Status> {
+        let devices = self.worker.devices().await.into_iter().map(Into::into).collect();
+        Ok(Response::new(pb::ListDevicesResponse { devices }))
+    }
+
+    async fn list_models(
+        &self,
+        _request: Request<pb::ListModelsRequest>,
+    ) -> Result<Response<pb::ListModelsResponse>, Status> {
+        let models = self.worker.models().into_iter().map(Into::into).collect();
+        Ok(Response::new(pb::ListModelsResponse { models }))
+    }
+
+    async fn load_model(
+        &self,
+        request: Request<pb::LoadModelRequest>,
+    ) -> Result<Response<Self::LoadModelStream>, Status> {
+        let model = request.into_inner().model;
+        self.worker.knows(&model)?;
+        let (sender, response) = answers();
+        self.tasks.spawn(load::run(self.worker.clone(), model, sender));
+        Ok(response)
+    }
+
+    async fn unload_model(
+        &self,
+        request: Request<pb::UnloadModelRequest>,
+    ) -> Result<Response<pb::UnloadModelResponse>, Status> {
+        let model = self.worker.unload(&request.into_inner().model).await?;
+        Ok(Response::new(pb::UnloadModelResponse { model: Some(model.into()) }))
+    }
+
+    async fn chat_complete(
+        &self,
+        request: Request<pb::ChatCompleteRequest>,
+    ) -> Result<Response<Self::ChatCompleteStream>, Status> {
+        let chat = ChatRequest::try_from(request.into_inner())?;
+        let (session, permit) = self.worker.admit(&chat.model, &chat.job, chat.attempt)?;
+        let (sender, response) = answers();
+        self.tasks.spawn(chat::run(session, permit, chat, sender));
+        Ok(response)
+    }
+
+    async fn complete(
+        &self,
+        _request: Request<pb::CompleteRequest>,
+    ) -> Result<Response<Self::CompleteStream>, Status> {
+        Err(not_built("Complete"))
+    }
+
+    async fn embed(
+        &self,
+        _request: Request<pb::EmbedRequest>,
+    ) -> Result<Response<pb::EmbedResponse>, Status> {
+        Err(not_built("Embed"))
+    }
+
+    async fn get_worker(
+        &self,
+        _request: Request<pb::GetWorkerRequest>,
+    ) -> Result<Response<pb::GetWorkerResponse>, Status> {
+        let worker = Some(self.worker.snapshot().await.into());
+        Ok(Response::new(pb::GetWorkerResponse { worker }))
+    }
+
+    async fn watch_worker(
+        &self,
+        _request: Request<pb::WatchWorkerRequest>,
+    ) -> Result<Response<Self::WatchWorkerStream>, Status> {
+        let (sender, response) = answers();
+        self.tasks.spawn(watch::run(self.worker.clone(), self.tasks.stopping(), sender));
+        Ok(response)
+    }
+
+    async fn drain(
+        &self,
+        request: Request<pb::DrainRequest>,
+    ) -> Result<Response<pb::DrainResponse>, Status> {
+        let pb::DrainRequest { drain, wait } = request.into_inner();
+        let wait =
+            wait.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or(DRAIN_WAIT_DEFAULT);
+        let running = self.worker.drain(drain, wait.min(DRAIN_WAIT_MAX)).await;
+        Ok(Response::new(pb::DrainResponse { running }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use homelab_rpc::not_built::strangers;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_built_is_in_the_protocol() {
+        assert_eq!(strangers(NOT_BUILT), Vec::<&str>::new());
+        assert_eq!(not_built("Embed").code(), tonic::Code::Unimplemented);
+    }
+}

@@ -1,0 +1,6 @@
+//! The worker against a scripted engine over real sockets.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod bench;
+mod engine;
+mod service;
