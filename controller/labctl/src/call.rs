@@ -1,0 +1,74 @@
+//! The methods that labctl calls, by their paths on the wire.
+
+macro_rules! paths {
+    ($($service:literal { $($name:ident = $method:literal),* $(,)? })*) => {
+        $($(
+            #[doc = concat!("`", $service, "/", $method, "`.")]
+            pub const $name: &str = concat!("/homelab.controller.v1.", $service, "/", $method);
+        )*)*
+
+        #[cfg(test)]
+        const ALL: &[&str] = &[$($($name),*),*];
+    };
+}
+
+paths! {
+    "EnrolmentService" {
+        CREATE_TOKEN = "CreateToken",
+        RENEW_CERTIFICATE = "RenewCertificate",
+        ISSUE_USER_CERTIFICATE = "IssueUserCertificate",
+        LIST_CERTIFICATES = "ListCertificates",
+        REVOKE_CERTIFICATE = "RevokeCertificate",
+        CREATE_LOGIN_LINK = "CreateLoginLink",
+    }
+    "FleetService" {
+        GET_STATUS = "GetStatus",
+        LIST_HOSTS = "ListHosts",
+        GET_HOST = "GetHost",
+        DRAIN_HOST = "DrainHost",
+    }
+    "BackupScheduleService" {
+        LIST_SCHEDULES = "ListSchedules",
+        PAUSE_SCHEDULE = "PauseSchedule",
+        RESUME_SCHEDULE = "ResumeSchedule",
+        START_BACKUP = "StartBackup",
+        START_DRILL = "StartDrill",
+        LIST_RUNS = "ListRuns",
+        WATCH_RUN = "WatchRun",
+        GET_RISK = "GetRisk",
+        LIST_BACKUP_SNAPSHOTS = "ListBackupSnapshots",
+        VERIFY_BACKUP = "VerifyBackup",
+        RESTORE_BACKUP = "RestoreBackup",
+    }
+    "JobService" {
+        SUBMIT_JOB = "SubmitJob",
+        GET_JOB = "GetJob",
+        LIST_JOBS = "ListJobs",
+        WATCH_JOB = "WatchJob",
+        CANCEL_JOB = "CancelJob",
+        RETRY_JOB = "RetryJob",
+        EXPLAIN_JOB = "ExplainJob",
+        LIST_TIER_MODELS = "ListTierModels",
+    }
+    "AuditService" {
+        LIST_AUDIT_ENTRIES = "ListAuditEntries",
+        VERIFY_AUDIT = "VerifyAudit",
+    }
+    "SiteService" {
+        LIST_TASKS = "ListTasks",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use homelab_proto::access::method;
+
+    use super::*;
+
+    #[test]
+    fn every_path_is_in_the_protocol() {
+        for path in ALL {
+            assert!(method(path).is_some(), "{path}");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The verbs, a file each noun.
+
+pub mod audit;
+pub mod backup;
+pub mod ca;
+pub mod doctor;
+pub mod host;
+pub mod init;
+pub mod job;
+pub mod login;
+pub mod manual;
+pub mod overview;
+pub mod status;

@@ -1,0 +1,265 @@
+//! `labctl job …` and `labctl ask`.
+
+use std::io::Read as _;
+
+use homelab_common::exit::Exit;
+use homelab_proto::{
+    controller::v1::{
+        CancelJobRequest, CancelJobResponse, ExplainJobRequest, ExplainJobResponse, GetJobRequest,
+        GetJobResponse, Job, JobExplanation, JobRecord, JobState, ListJobsRequest,
+        ListJobsResponse, RetryJobRequest, RetryJobResponse, SubmitJobRequest, SubmitJobResponse,
+        Tier, WatchJobRequest, WatchJobResponse, watch_job_response::Event,
+    },
+    inference::v1::{ChatMessage, ChatRole},
+};
+use jiff::Timestamp;
+
+use crate::{
+    args::{AskArgs, JobCommand, JobListArgs, TierWord},
+    call,
+    failure::Failure,
+    lab::Lab,
+    output::{self, Rows, distance, word},
+};
+
+/// Most bytes of a question that is read from standard input.
+const PROMPT_BYTES_MAX: u64 = 4 << 20;
+
+const HEAD: [&str; 7] = ["job", "state", "tier", "model", "submitted", "worker", "why"];
+
+/// Runs one verb on jobs.
+///
+/// # Errors
+/// As the call behind it.
+pub async fn run(lab: &Lab, command: JobCommand) -> Result<Exit, Failure> {
+    match command {
+        JobCommand::Submit(args) => {
+            let answer = submit(lab, args).await?;
+            lab.print(call::SUBMIT_JOB, &answer, || rows(lab.now(), answer.job.as_slice()))?;
+            Ok(Exit::Ok)
+        }
+        JobCommand::List(args) => list(lab, args).await,
+        JobCommand::Show(args) => show(lab, args.job).await,
+        JobCommand::Explain(args) => explain(lab, args.job).await,
+        JobCommand::Watch(args) => follow(lab, &args.job).await,
+        JobCommand::Cancel(args) => {
+            let action = format!("cancel job {}", args.job);
+            let request = CancelJobRequest { job_id: args.job };
+            let answer: CancelJobResponse = lab.call(&action, call::CANCEL_JOB, request).await?;
+            lab.print(call::CANCEL_JOB, &answer, || rows(lab.now(), answer.job.as_slice()))?;
+            Ok(Exit::Ok)
+        }
+        JobCommand::Retry(args) => {
+            let action = format!("retry job {}", args.job);
+            let request = RetryJobRequest { request_id: lab.request_id(), job_id: args.job };
+            let answer: RetryJobResponse = lab.call(&action, call::RETRY_JOB, request).await?;
+            lab.print(call::RETRY_JOB, &answer, || rows(lab.now(), answer.job.as_slice()))?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// Asks a model and prints its answer as it comes.
+///
+/// # Errors
+/// As the calls behind it.
+pub async fn ask(lab: &Lab, args: AskArgs) -> Result<Exit, Failure> {
+    let answer = submit(lab, args).await?;
+    let Some(job) = &answer.job else {
+        return Err(Failure::new(Exit::Unknown, "submit a job: the answer names no job")
+            .next("labctl job list"));
+    };
+    if lab.global.dry_run {
+        output::write(&explanation(answer.explanation.as_ref()))?;
+        return Ok(Exit::Ok);
+    }
+    follow(lab, &job.job_id).await
+}
+
+async fn submit(lab: &Lab, args: AskArgs) -> Result<SubmitJobResponse, Failure> {
+    let request = SubmitJobRequest {
+        request_id: lab.request_id(),
+        validate_only: lab.global.dry_run,
+        model: args.model.clone(),
+        tier: tier(args.tier).into(),
+        messages: messages(&args)?,
+        priority: args.priority,
+        deadline: args.within.and_then(|within| deadline(lab.now(), within)),
+        tokens_max: args.tokens_max,
+        record: if args.private { JobRecord::Metadata } else { JobRecord::Full }.into(),
+        ..SubmitJobRequest::default()
+    };
+    lab.call("submit a job", call::SUBMIT_JOB, request).await
+}
+
+/// Follows a job: its text to standard output, its states to standard error.
+async fn follow(lab: &Lab, job_id: &str) -> Result<Exit, Failure> {
+    let action = format!("follow job {job_id}");
+    let request = WatchJobRequest { job_id: job_id.to_owned(), from_index: 0 };
+    let mut stream = lab.stream::<_, WatchJobResponse>(&action, call::WATCH_JOB, request).await?;
+    let mut shown = false;
+    loop {
+        let answer = stream
+            .message()
+            .await
+            .map_err(|status| Failure::from_status(&action, &status, true))?;
+        let Some(answer) = answer else { break };
+        match &answer.event {
+            Some(Event::Delta(delta)) if !lab.for_programs() => {
+                shown |= !delta.content.is_empty();
+                output::write(&delta.content)?;
+            }
+            Some(Event::State(event)) if !shown && !event.message.is_empty() => {
+                output::say(&format!(
+                    "  {}: {}",
+                    word(event.state().as_str_name(), "JOB_STATE"),
+                    event.message
+                ));
+            }
+            Some(Event::Job(job)) => return ended(lab, &answer, job, shown),
+            Some(Event::Delta(_) | Event::State(_) | Event::RestartedAttempt(_)) | None => (),
+        }
+    }
+    Err(Failure::new(Exit::Unknown, format!("{action}: the answer broke off before its end"))
+        .next(format!("labctl job show {job_id}")))
+}
+
+fn ended(lab: &Lab, answer: &WatchJobResponse, job: &Job, shown: bool) -> Result<Exit, Failure> {
+    if shown {
+        output::write("\n")?;
+    }
+    if lab.for_programs() {
+        lab.print(call::WATCH_JOB, answer, || rows(lab.now(), std::slice::from_ref(job)))?;
+    }
+    match job.state() {
+        JobState::Succeeded => Ok(Exit::Ok),
+        state => {
+            let state = word(state.as_str_name(), "JOB_STATE");
+            Err(Failure::new(Exit::Failed, format!("job {} {state}: {}", job.job_id, job.message))
+                .next(format!("labctl job explain {0}, then labctl job retry {0}", job.job_id)))
+        }
+    }
+}
+
+async fn list(lab: &Lab, args: JobListArgs) -> Result<Exit, Failure> {
+    let open = [JobState::Queued, JobState::Waiting, JobState::Assigned, JobState::Running];
+    let request = ListJobsRequest {
+        states: if args.open { open.map(i32::from).to_vec() } else { Vec::new() },
+        page_size: args.limit.into(),
+        ..ListJobsRequest::default()
+    };
+    let answer: ListJobsResponse = lab.call("list jobs", call::LIST_JOBS, request).await?;
+    lab.print(call::LIST_JOBS, &answer, || rows(lab.now(), &answer.jobs))?;
+    Ok(Exit::Ok)
+}
+
+async fn show(lab: &Lab, job_id: String) -> Result<Exit, Failure> {
+    let action = format!("show job {job_id}");
+    let answer: GetJobResponse = lab.call(&action, call::GET_JOB, GetJobRequest { job_id }).await?;
+    if lab.for_programs() {
+        lab.print(call::GET_JOB, &answer, || rows(lab.now(), answer.job.as_slice()))?;
+        return Ok(Exit::Ok);
+    }
+    let mut text = String::new();
+    for event in &answer.events {
+        let state = word(event.state().as_str_name(), "JOB_STATE");
+        text.push_str(&format!(
+            "{:12} {state:10} {}\n",
+            distance(lab.now(), event.at),
+            event.message
+        ));
+    }
+    if let Some(job) = &answer.job {
+        text.push_str(&format!("\n{}\n", job.answer));
+    }
+    output::write(&text)?;
+    Ok(Exit::Ok)
+}
+
+async fn explain(lab: &Lab, job_id: String) -> Result<Exit, Failure> {
+    let action = format!("explain job {job_id}");
+    let answer: ExplainJobResponse =
+        lab.call(&action, call::EXPLAIN_JOB, ExplainJobRequest { job_id }).await?;
+    if lab.for_programs() {
+        lab.print(call::EXPLAIN_JOB, &answer, || rows(lab.now(), answer.job.as_slice()))?;
+    } else {
+        output::write(&explanation(answer.explanation.as_ref()))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn explanation(explanation: Option<&JobExplanation>) -> String {
+    let Some(explanation) = explanation else { return "No explanation was given.\n".to_owned() };
+    let mut text = format!("{}\n", explanation.decision);
+    for reason in &explanation.reasons {
+        text.push_str(&format!("  because {reason}\n"));
+    }
+    for place in &explanation.destinations {
+        text.push_str(&format!("  text may go to {place}\n"));
+    }
+    if let Some(position) = explanation.position {
+        text.push_str(&format!("  place in the queue: {position}\n"));
+    }
+    if explanation.expected_wait.is_some() {
+        text.push_str(&format!("  expected wait: {}\n", output::span(explanation.expected_wait)));
+    }
+    text
+}
+
+fn rows(now: Timestamp, jobs: &[Job]) -> Rows {
+    let mut rows = Rows::new(&HEAD, "No jobs yet: labctl ask 'hello'");
+    for job in jobs {
+        rows.push(
+            &job.job_id,
+            [
+                job.job_id.clone(),
+                word(job.state().as_str_name(), "JOB_STATE"),
+                word(job.tier().as_str_name(), "TIER"),
+                job.model.clone(),
+                distance(now, job.submitted_at),
+                job.worker.clone(),
+                job.message.clone(),
+            ],
+        );
+    }
+    rows
+}
+
+fn messages(args: &AskArgs) -> Result<Vec<ChatMessage>, Failure> {
+    let prompt = if args.prompt == "-" { from_stdin()? } else { args.prompt.clone() };
+    let system = args.system.iter().map(|text| (ChatRole::System, text.clone()));
+    let user = std::iter::once((ChatRole::User, prompt));
+    Ok(system
+        .chain(user)
+        .map(|(role, content)| ChatMessage { role: role.into(), content })
+        .collect())
+}
+
+fn from_stdin() -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = std::io::stdin().lock().take(PROMPT_BYTES_MAX + 1).read_to_string(&mut text);
+    match read {
+        Err(error) => Err(Failure::new(
+            Exit::Usage,
+            format!("read the question from standard input: {error}"),
+        )),
+        Ok(_) if text.len() as u64 > PROMPT_BYTES_MAX => {
+            Err(Failure::new(Exit::Usage, "the question on standard input is larger than 4 MiB"))
+        }
+        Ok(_) => Ok(text),
+    }
+}
+
+fn deadline(now: Timestamp, within: std::time::Duration) -> Option<prost_types::Timestamp> {
+    let at = now.checked_add(within).ok()?;
+    Some(prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() })
+}
+
+fn tier(word: Option<TierWord>) -> Tier {
+    match word {
+        None => Tier::Unspecified,
+        Some(TierWord::Bronze) => Tier::Bronze,
+        Some(TierWord::Silver) => Tier::Silver,
+        Some(TierWord::Gold) => Tier::Gold,
+    }
+}
