@@ -294,14 +294,19 @@ impl Drill {
         if stop.cancel.is_cancelled() {
             return Err(DrillError::Cancelled);
         }
-        // A psql that stopped early is the cause of what could not be written to it.
+        let receipt = match read {
+            Err(error @ RepositoryError::Guard(_)) => return Err(self.repository_error(error)),
+            Err(error @ RepositoryError::Incomplete { .. }) => {
+                return Ok(Err(format!("the dump cannot be read: {}", Chain(&error))));
+            }
+            // What could not be written to psql has its cause in psql's own end.
+            other => other.ok(),
+        };
         if let Err(error) = psql.finish() {
             return Ok(Err(format!("the dump does not restore: {}", Chain(&error))));
         }
-        let receipt = match read {
-            Ok(receipt) => receipt,
-            Err(error @ RepositoryError::Guard(_)) => return Err(self.repository_error(error)),
-            Err(error) => return Ok(Err(format!("the dump cannot be read: {}", Chain(&error)))),
+        let Some(receipt) = receipt else {
+            return Ok(Err("psql ended before it had read the whole dump".to_owned()));
         };
         let stored = manifest.files.iter().find(|file| file.name == DATABASE_FILE);
         if stored.is_none_or(|stored| stored.sha256 != receipt.sha256) {
