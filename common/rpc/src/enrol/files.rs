@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, lchown, symlink},
     path::{Path, PathBuf},
 };
 
@@ -138,11 +138,13 @@ impl IdentityFiles {
             .mode(0o700)
             .create(&home)
             .map_err(|source| io_error("make the directory", &home, source))?;
-        let written = self.write(&home).and_then(|()| {
-            let link = parent.join(format!(".{fresh}"));
-            symlink(&fresh, &link).map_err(|source| io_error("make the link", &link, source))?;
-            put_link(&link, directory).inspect_err(|_| discard(&link))
-        });
+        let written =
+            self.write(&home).and_then(|()| give_to_owner_of(parent, &home)).and_then(|()| {
+                let link = parent.join(format!(".{fresh}"));
+                symlink(&fresh, &link)
+                    .map_err(|source| io_error("make the link", &link, source))?;
+                put_link(&link, directory).inspect_err(|_| discard(&link))
+            });
         if let Err(error) = written {
             discard(&home);
             return Err(error);
@@ -173,6 +175,20 @@ impl IdentityFiles {
         }
         sync(home)
     }
+}
+
+/// An admin enrols as root; the daemon that uses the identity is the owner of the state directory.
+fn give_to_owner_of(parent: &Path, home: &Path) -> Result<(), FilesError> {
+    let failed = |source| io_error("give to the daemon's user", home, source);
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = fs::metadata(parent).map_err(failed)?;
+    let (uid, gid) = (Some(owner.uid()), Some(owner.gid()));
+    for entry in fs::read_dir(home).map_err(failed)? {
+        lchown(entry.map_err(failed)?.path(), uid, gid).map_err(failed)?;
+    }
+    lchown(home, uid, gid).map_err(failed)
 }
 
 /// Makes `directory` the link. A link or an empty directory there is replaced; a directory with
