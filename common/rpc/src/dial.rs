@@ -174,17 +174,22 @@ pub fn layer_of(status: &Status) -> Option<(Layer, String)> {
         if let Some(dial) = error.downcast_ref::<DialError>() {
             return dial.layer().map(|layer| (layer, Chain(dial).to_string()));
         }
-        // In TLS 1.3 a server's refusal of our certificate comes with the first answer.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(rustls::Error::AlertReceived(alert)) =
-            inner.and_then(|inner| inner.downcast_ref::<rustls::Error>())
-        {
-            let words = format!("the server refused our certificate: {alert:?}");
+        if let Some(alert) = error.downcast_ref::<io::Error>().and_then(refusal) {
+            let words = format!(
+                "the server refused our certificate ({alert}): it is of another CA, has ended, \
+                 or is revoked"
+            );
             return Some((Layer::Tls, words));
         }
         next = error.source();
     }
     None
+}
+
+/// In TLS 1.3 a server's refusal of our certificate comes with the first answer, and h2 passes on
+/// nothing but its text.
+fn refusal(error: &io::Error) -> Option<String> {
+    error.to_string().strip_prefix("received fatal alert: ").map(str::to_owned)
 }
 
 /// Makes channels. Clones share identity, trust and deny list.
