@@ -12,6 +12,7 @@ mod error;
 mod noun;
 mod page;
 mod postgres;
+mod sql;
 mod sqlite;
 mod store;
 

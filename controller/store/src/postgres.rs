@@ -1,8 +1,73 @@
-//! The back end is being written.
-use std::sync::Arc;
+//! The back end for a site that has PostgreSQL, or wants a standby controller.
 
-use crate::{error::StoreError, store::Store};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
-pub(crate) async fn open(_place: &str) -> Result<Arc<dyn Store>, StoreError> {
-    Err(StoreError::Busy { what: "this back end is not written yet", source: None })
+use async_trait::async_trait;
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use crate::{
+    error::StoreError,
+    sql::{Conn, Dialect, SqlTx, migrator, schema_error, store_error},
+    store::{Store, Tx},
+};
+
+/// Connections of one controller at most.
+const CONNECTIONS_MAX: u32 = 16;
+/// How long a transaction waits for a connection.
+const TURN_MAX: Duration = Duration::from_secs(5);
+
+/// A pool of connections.
+#[derive(Debug)]
+struct Postgres {
+    pool: PgPool,
+}
+
+/// Connects and brings the schema up to date.
+pub(crate) async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
+    // The server gives up before the caller does, so that a hung statement holds
+    // neither a row nor a connection for long.
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|error| store_error("read the address of the database", error))?
+        .application_name("homelab-controller")
+        .options([
+            ("statement_timeout", "15s"),
+            ("lock_timeout", "5s"),
+            ("idle_in_transaction_session_timeout", "60s"),
+        ]);
+    let pool = PgPoolOptions::new()
+        .max_connections(CONNECTIONS_MAX)
+        .acquire_timeout(TURN_MAX)
+        .connect_with(options)
+        .await
+        .map_err(|error| store_error("connect to the database", error))?;
+    migrator(Dialect::Postgres).run(&pool).await.map_err(schema_error)?;
+    Ok(Arc::new(Postgres { pool }))
+}
+
+#[async_trait]
+impl Store for Postgres {
+    async fn begin(&self) -> Result<Box<dyn Tx>, StoreError> {
+        // Read committed: what must not change is locked by name, row by row.
+        let tx = self.pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await;
+        let tx = tx.map_err(|error| store_error("begin a transaction", error))?;
+        Ok(Box::new(SqlTx { conn: Conn::Postgres(tx) }))
+    }
+
+    async fn read(&self) -> Result<Box<dyn Tx>, StoreError> {
+        let tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await;
+        let tx = tx.map_err(|error| store_error("begin to read", error))?;
+        Ok(Box::new(SqlTx { conn: Conn::Postgres(tx) }))
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        let answer = sqlx::query("SELECT 1").execute(&self.pool).await;
+        answer.map(drop).map_err(|error| store_error("ask for a sign of life", error))
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
 }

@@ -1,8 +1,174 @@
-//! The back end is being written.
-use std::sync::Arc;
+//! The embedded back end: one file beside the controller.
 
-use crate::{error::StoreError, store::Store};
+use std::{fs, io, path::Path, sync::Arc, time::Duration};
 
-pub(crate) async fn open(_place: &std::path::Path) -> Result<Arc<dyn Store>, StoreError> {
-    Err(StoreError::Busy { what: "this back end is not written yet", source: None })
+use async_trait::async_trait;
+use sqlx::{
+    SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use crate::{
+    error::StoreError,
+    sql::{Conn, Dialect, SqlTx, migrator, schema_error, store_error},
+    store::{Store, Tx},
+};
+
+/// How long a transaction waits for its turn.
+const TURN_MAX: Duration = Duration::from_secs(5);
+/// Transactions that may read at the same time.
+const READERS_MAX: u32 = 4;
+/// "home": marks the file as ours, so that no other SQLite file is taken for it.
+const APPLICATION_ID: i64 = 0x686f_6d65;
+
+/// One connection writes, a few read. In WAL mode neither waits for the other;
+/// writers queue in this process rather than spin on the file's lock.
+#[derive(Debug)]
+struct Sqlite {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+/// Opens the file, or makes it if there is none.
+pub(crate) async fn open(path: &Path) -> Result<Arc<dyn Store>, StoreError> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.len() == 0 => return Err(corrupt(path, "it is empty")),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path).await?,
+        Err(error) => return Err(io_error(error)),
+    }
+    let writer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(TURN_MAX)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_with(options(path))
+        .await
+        .map_err(|error| damaged_or(path, error))?;
+    check(path, &writer).await?;
+    migrator(Dialect::Sqlite).run(&writer).await.map_err(schema_error)?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(READERS_MAX)
+        .acquire_timeout(TURN_MAX)
+        .connect_with(
+            SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(TURN_MAX),
+        )
+        .await
+        .map_err(|error| damaged_or(path, error))?;
+    Ok(Arc::new(Sqlite { writer, readers }))
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    async fn begin(&self) -> Result<Box<dyn Tx>, StoreError> {
+        // Takes the write lock at once: a transaction that read first and wanted to
+        // write later could only fail.
+        let tx = self.writer.begin_with("BEGIN IMMEDIATE").await;
+        let tx = tx.map_err(|error| store_error("begin a transaction", error))?;
+        Ok(Box::new(SqlTx { conn: Conn::Sqlite(tx) }))
+    }
+
+    async fn read(&self) -> Result<Box<dyn Tx>, StoreError> {
+        let tx = self.readers.begin().await;
+        let tx = tx.map_err(|error| store_error("begin to read", error))?;
+        Ok(Box::new(SqlTx { conn: Conn::Sqlite(tx) }))
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        let answer = sqlx::query("SELECT 1").execute(&self.readers).await;
+        answer.map(drop).map_err(|error| store_error("ask for a sign of life", error))
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// How the writing connection is set up.
+///
+/// `synchronous = FULL`: with NORMAL a commit survives the death of the process,
+/// but the last ones may be lost in a power cut. A job that was acknowledged must
+/// not be; the price is one fsync per commit, which callers spread over a batch.
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(TURN_MAX)
+}
+
+/// Makes a new store under another name and moves it into place when it is
+/// whole: a crash leaves either no store or a good one.
+async fn create(path: &Path) -> Result<(), StoreError> {
+    if beside(path, "-wal").exists() {
+        return Err(corrupt(path, "it is gone, and its write-ahead log is still there"));
+    }
+    let new = beside(path, ".new");
+    for leftover in ["", "-wal", "-shm", "-journal"] {
+        match fs::remove_file(beside(&new, leftover)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
+            _ => {}
+        }
+    }
+    private_file(&new).map_err(io_error)?;
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(options(&new).pragma("application_id", APPLICATION_ID.to_string()))
+        .await
+        .map_err(|error| store_error("make a new store", error))?;
+    migrator(Dialect::Sqlite).run(&pool).await.map_err(schema_error)?;
+    pool.close().await;
+    fs::rename(&new, path).map_err(io_error)?;
+    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error)
+}
+
+/// Refuses a file that is damaged or not ours.
+async fn check(path: &Path, pool: &SqlitePool) -> Result<(), StoreError> {
+    let id: i64 = sqlx::query_scalar("PRAGMA application_id")
+        .fetch_one(pool)
+        .await
+        .map_err(|error| damaged_or(path, error))?;
+    if id != APPLICATION_ID {
+        return Err(corrupt(path, "it is an SQLite file of some other software"));
+    }
+    let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+        .fetch_one(pool)
+        .await
+        .map_err(|error| damaged_or(path, error))?;
+    if verdict == "ok" { Ok(()) } else { Err(corrupt(path, &verdict)) }
+}
+
+/// Readable by the controller alone: it holds prompts and sealed secrets.
+fn private_file(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+}
+
+fn beside(path: &Path, suffix: &str) -> std::path::PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn damaged_or(path: &Path, error: sqlx::Error) -> StoreError {
+    // 11: malformed; 26: not a database; the extended codes carry them in the low byte.
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    match code.map(|code| code & 0xff) {
+        Some(11 | 26) => {
+            StoreError::Corrupt { path: path.display().to_string(), source: Box::new(error) }
+        }
+        _ => store_error("open the store", error),
+    }
+}
+
+fn corrupt(path: &Path, why: &str) -> StoreError {
+    StoreError::Corrupt { path: path.display().to_string(), source: why.into() }
+}
+
+fn io_error(error: io::Error) -> StoreError {
+    StoreError::Other { operation: "reach the file of the store", source: Box::new(error) }
 }
