@@ -1,1 +1,14 @@
-//! The cluster in one process, scripted peers, and the tests that need them.
+//! The lab on loopback that demo and tests share: real daemons, real databases, a real engine, and the
+//! ways to look at them. Nothing in the product depends on this crate.
+
+pub mod chaos;
+pub mod demo;
+pub mod lab;
+#[expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test support may stop at the first surprise"
+)]
+pub mod postgres;
+pub mod process;
+pub mod wait;

@@ -18,7 +18,10 @@ fn packaging() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("workspace").join("packaging")
 }
 
-#[expect(clippy::disallowed_methods, reason = "a short program of the distribution, run to its end")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a short program of the distribution, run to its end"
+)]
 fn systemd_analyze(arguments: &[&str]) -> (bool, String) {
     let output = std::process::Command::new("systemd-analyze")
         .args(arguments)
@@ -59,7 +62,8 @@ fn systemd_understands_every_unit() {
     let root = installed();
     let folder = format!("--root={}", root.path().display());
     for unit in UNITS {
-        let (good, words) = systemd_analyze(&["verify", "--man=no", &folder, &format!("{unit}.service")]);
+        let (good, words) =
+            systemd_analyze(&["verify", "--man=no", &folder, &format!("{unit}.service")]);
         let ours: Vec<_> = words.lines().filter(|line| line.contains("homelab-")).collect();
         assert!(ours.is_empty(), "{unit}: {ours:#?}");
         assert!(good, "{unit}: {words}");
@@ -71,8 +75,13 @@ fn every_unit_is_locked_down() {
     for unit in UNITS {
         let file = packaging().join(format!("systemd/{unit}.service"));
         let threshold = format!("--threshold={EXPOSURE_MAX}");
-        let (good, words) =
-            systemd_analyze(&["security", "--offline=yes", "--no-pager", &threshold, &file.display().to_string()]);
+        let (good, words) = systemd_analyze(&[
+            "security",
+            "--offline=yes",
+            "--no-pager",
+            &threshold,
+            &file.display().to_string(),
+        ]);
         assert!(good, "{unit}: {words}");
     }
 }
@@ -80,9 +89,11 @@ fn every_unit_is_locked_down() {
 #[test]
 fn every_unit_has_its_user_and_its_folders() {
     for unit in UNITS {
-        let users = fs::read_to_string(packaging().join(format!("sysusers/{unit}.conf"))).expect("sysusers");
+        let users = fs::read_to_string(packaging().join(format!("sysusers/{unit}.conf")))
+            .expect("sysusers");
         assert!(users.contains(&format!("u {unit} ")), "{users}");
-        let folders = fs::read_to_string(packaging().join(format!("tmpfiles/{unit}.conf"))).expect("tmpfiles");
+        let folders = fs::read_to_string(packaging().join(format!("tmpfiles/{unit}.conf")))
+            .expect("tmpfiles");
         assert!(folders.contains(&format!("/var/lib/{unit}/pki 0700")), "{folders}");
     }
 }
@@ -90,7 +101,8 @@ fn every_unit_has_its_user_and_its_folders() {
 #[test]
 fn every_unit_checks_its_configuration_before_it_starts() {
     for unit in UNITS {
-        let text = fs::read_to_string(packaging().join(format!("systemd/{unit}.service"))).expect("unit");
+        let text =
+            fs::read_to_string(packaging().join(format!("systemd/{unit}.service"))).expect("unit");
         assert!(text.contains(&format!("ExecStartPre=/usr/bin/{unit} check-config")), "{unit}");
         assert!(text.contains("Type=notify") && text.contains("WatchdogSec="), "{unit}");
     }

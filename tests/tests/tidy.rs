@@ -96,8 +96,16 @@ fn versions_and_features_stand_in_the_root_only() {
     for package in members(&metadata()) {
         let manifest = fs::read_to_string(text(package, "manifest_path")).expect("manifest");
         let dependencies = manifest.split_once("[dependencies]").map_or("", |(_, rest)| rest);
-        assert!(!dependencies.contains("version ="), "{}: a version of its own", text(package, "name"));
-        assert!(manifest.contains("[lints]\nworkspace = true"), "{}: own lints", text(package, "name"));
+        assert!(
+            !dependencies.contains("version ="),
+            "{}: a version of its own",
+            text(package, "name")
+        );
+        assert!(
+            manifest.contains("[lints]\nworkspace = true"),
+            "{}: own lints",
+            text(package, "name")
+        );
     }
 }
 
@@ -208,13 +216,16 @@ fn members(metadata: &Value) -> impl Iterator<Item = &Value> {
 }
 
 fn normal_dependencies(package: &Value) -> impl Iterator<Item = &str> {
-    array(package, "dependencies").filter(|used| used["kind"].is_null()).map(|used| text(used, "name"))
+    array(package, "dependencies")
+        .filter(|used| used["kind"].is_null())
+        .map(|used| text(used, "name"))
 }
 
 /// Names of all packages that are linked into `from`, tests and build scripts left out.
 fn reached_from<'a>(metadata: &'a Value, from: &str) -> BTreeSet<&'a str> {
-    let names: BTreeMap<_, _> =
-        array(metadata, "packages").map(|package| (text(package, "id"), text(package, "name"))).collect();
+    let names: BTreeMap<_, _> = array(metadata, "packages")
+        .map(|package| (text(package, "id"), text(package, "name")))
+        .collect();
     let nodes: BTreeMap<_, _> =
         array(&metadata["resolve"], "nodes").map(|node| (text(node, "id"), node)).collect();
     let start = names.iter().find(|(_, name)| **name == from).map(|(id, _)| *id).expect(from);

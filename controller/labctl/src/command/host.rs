@@ -138,7 +138,7 @@ fn join_line(kind: PeerKind, token: &str) -> String {
             return format!("labctl login --token-file - <<< {token}\n");
         }
     };
-    format!("sudo {program} enrol --token-file - <<< {token}\n")
+    format!("sudo {program} enroll - <<< {token}\n")
 }
 
 async fn declared_kinds(lab: &Lab, name: &str) -> Result<Vec<PeerKind>, Failure> {
