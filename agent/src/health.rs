@@ -30,18 +30,20 @@ mod window;
 pub use condition::{Condition, ConditionKind, Status, Thresholds, conditions};
 pub use cpu::{Core, CpuCounters, Shares, Ticks};
 pub use disk::{Disk, DiskCounters, DiskRates};
-pub use filesystem::{Access, Filesystem, Inodes, Mount, Usage, parse_mounts};
+pub(crate) use filesystem::parse_mounts;
+pub use filesystem::{Access, Filesystem, Inodes, Mount, Usage};
 pub use memory::{Arc as ZfsCache, Memory, Swap};
 pub use monitor::{Monitor, Observation, Watcher};
 pub use network::{
     Interface, InterfaceCounters, InterfaceRates, Link, Links, Traffic, TrafficRates,
 };
 pub use pressure::{Pressure, Stall, StallLine};
+pub(crate) use probe::Probes;
 pub use sampler::{Counters, Sampler};
 pub use sensor::{Sensor, SensorKind};
 pub use slow::{Slow, SlowReader};
 pub use source::Roots;
-pub(crate) use source::read_small;
+pub(crate) use source::{Source, read_small};
 pub(crate) use text::{label, lines, next_number, number, words};
 pub use time_sync::TimeSync;
 pub use unit::FailedUnits;

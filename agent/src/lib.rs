@@ -1,4 +1,5 @@
 //! The health agent of one host.
 
+pub mod check;
 pub mod health;
 pub mod reading;

@@ -93,7 +93,7 @@ enum Nature {
 }
 
 /// Reads `/proc/self/mountinfo` (its grammar: `proc_pid_mountinfo(5)`), every line of it.
-pub fn parse_mounts(text: &[u8]) -> Vec<Mount> {
+pub(crate) fn parse_mounts(text: &[u8]) -> Vec<Mount> {
     lines(text).filter_map(parse_mount).collect()
 }
 
