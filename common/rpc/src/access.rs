@@ -227,3 +227,6 @@ impl From<Denied> for Status {
         .into()
     }
 }
+
+#[cfg(test)]
+mod tests;

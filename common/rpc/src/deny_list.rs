@@ -277,3 +277,6 @@ fn malformed(error: &dyn fmt::Display) -> DenyListError {
 fn normal(serial_hex: &str) -> String {
     serial_hex.trim_start_matches('0').to_ascii_lowercase()
 }
+
+#[cfg(test)]
+mod tests;

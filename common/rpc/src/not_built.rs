@@ -40,3 +40,28 @@ pub fn find<'l>(list: &'l [NotBuilt], path: &str) -> Option<&'l NotBuilt> {
 pub fn strangers(list: &[NotBuilt]) -> Vec<&'static str> {
     list.iter().map(|row| row.method).filter(|path| method(path).is_none()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::reason_of;
+
+    const LIST: &[NotBuilt] = &[
+        NotBuilt::new("/homelab.agent.v1.PowerService/Wake", "wake the host by hand"),
+        NotBuilt::new("/homelab.agent.v1.PowerService/Fly", "take a plane"),
+    ];
+
+    #[test]
+    fn a_method_of_the_list_says_what_to_do_meanwhile() {
+        let row = find(LIST, "/homelab.agent.v1.PowerService/Wake").expect("is in the list");
+        let status = row.status();
+        assert_eq!(reason_of(&status).as_deref(), Some("NOT_BUILT_YET"));
+        assert!(status.message().ends_with("wake the host by hand"), "{}", status.message());
+        assert_eq!(find(LIST, "/homelab.agent.v1.PowerService/PowerOff"), None);
+    }
+
+    #[test]
+    fn a_row_that_names_no_method_is_found() {
+        assert_eq!(strangers(LIST), ["/homelab.agent.v1.PowerService/Fly"]);
+    }
+}

@@ -261,3 +261,61 @@ pub fn reason_of(status: &Status) -> Option<String> {
 pub fn metadata_of(status: &Status, key: &str) -> Option<String> {
     status.get_error_details().error_info()?.metadata.get(key).cloned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_fits_its_format() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::named(reason.as_str()), *reason);
+        }
+    }
+
+    #[test]
+    fn a_failure_carries_all_its_details_once() {
+        let status = Status::from(
+            Failure::invalid("the job is not acceptable")
+                .with("tier", "gold")
+                .field("tier", "gold needs a rule")
+                .field("prompt", "must not be empty")
+                .precondition("GATE", "phase 3", "is shut")
+                .retry_after(Duration::from_secs(3)),
+        );
+        let details = status.get_error_details();
+        let info = details.error_info().expect("an ErrorInfo");
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("INVALID_REQUEST", "homelab"));
+        assert_eq!(details.bad_request().expect("violations").field_violations.len(), 2);
+        assert_eq!(details.precondition_failure().expect("violations").violations.len(), 1);
+        let retry = details.retry_info().expect("a delay").retry_delay;
+        assert_eq!(retry, Some(Duration::from_secs(3)));
+        assert_eq!(metadata_of(&status, "tier").as_deref(), Some("gold"));
+    }
+
+    #[test]
+    fn a_plain_failure_has_no_empty_details() {
+        let details = fail(Code::NotFound, Reason::JOB_NOT_FOUND, "no job 7").get_error_details();
+        assert!(details.bad_request().is_none());
+        assert!(details.precondition_failure().is_none());
+        assert!(details.retry_info().is_none());
+    }
+
+    #[test]
+    fn somebody_elses_status_has_no_reason_of_ours() {
+        assert_eq!(reason_of(&Status::not_found("x")), None);
+        let mut details = ErrorDetails::new();
+        details.set_error_info("NOT_FOUND", "example.org", std::collections::HashMap::new());
+        let foreign = Status::with_error_details(Code::NotFound, "x", details);
+        assert_eq!(reason_of(&foreign), None);
+    }
+
+    #[test]
+    fn an_inner_error_shows_its_id_and_not_its_text() {
+        let status = internal(&std::io::Error::other("secret path"), "id-7");
+        assert_eq!(status.code(), Code::Internal);
+        assert!(status.message().contains("id-7"));
+        assert!(!status.message().contains("secret"));
+        assert_eq!(metadata_of(&status, "request_id").as_deref(), Some("id-7"));
+    }
+}

@@ -1,6 +1,6 @@
 //! Driving connections: from the accepted socket to its end.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use homelab_common::tls::Incoming;
 use hyper::server::conn::http2;
@@ -45,41 +45,34 @@ pub(super) async fn tls(shared: Arc<Shared>, mut incoming: Incoming) {
 }
 
 /// Serves one connection until the other side leaves, its age is reached, or the server stops.
-pub(super) fn drive<I>(
-    shared: Arc<Shared>,
-    io: I,
-    info: ConnectionInfo,
-    age: Duration,
-) -> impl Future<Output = ()> + Send + 'static
+pub(super) async fn drive<I>(shared: Arc<Shared>, io: I, info: ConnectionInfo, age: Duration)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    async move {
-        let remote = info.remote;
-        let guard = Guard::new(shared.routes.clone(), Arc::clone(&shared.rules), Arc::new(info));
-        let service = TowerToHyperService::new(guard);
-        let mut connection =
-            pin!(protocol(shared.streams_max).serve_connection(TokioIo::new(io), service));
-        let ended = tokio::select! {
-            ended = &mut connection => Some(ended),
-            () = shared.ending.cancelled() => None,
-            () = sleep(age) => None,
-        };
-        let ended = match ended {
-            Some(ended) => ended,
-            // Tells the client to open another one, and lets go when its calls are done.
-            None => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    ended = &mut connection => ended,
-                    () = sleep(AGE_GRACE) => Ok(()),
-                }
+    let remote = info.remote;
+    let guard = Guard::new(shared.routes.clone(), Arc::clone(&shared.rules), Arc::new(info));
+    let service = TowerToHyperService::new(guard);
+    let mut connection =
+        pin!(protocol(shared.streams_max).serve_connection(TokioIo::new(io), service));
+    let ended = tokio::select! {
+        ended = &mut connection => Some(ended),
+        () = shared.ending.cancelled() => None,
+        () = sleep(age) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        // Tells the client to open another one, and lets go when its calls are done.
+        None => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = &mut connection => ended,
+                () = sleep(AGE_GRACE) => Ok(()),
             }
-        };
-        match ended {
-            Ok(()) => debug!(%remote, "disconnected"),
-            Err(error) => debug!(%remote, %error, "a connection broke off"),
         }
+    };
+    match ended {
+        Ok(()) => debug!(%remote, "disconnected"),
+        Err(error) => debug!(%remote, %error, "a connection broke off"),
     }
 }
 
@@ -94,4 +87,66 @@ fn protocol(streams_max: u32) -> http2::Builder<TokioExecutor> {
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_DEADLINE);
     protocol
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use hyper::client::conn::http2 as client;
+    use tokio::{io::duplex, time::Instant};
+    use tonic::body::Body;
+
+    use super::*;
+    use crate::{peer::Kind, serve::Server, testing::TestSite};
+
+    const AGE: Duration = Duration::from_secs(3_600);
+
+    fn watch() -> http::Request<Body> {
+        // One empty message: watches the health of the whole daemon.
+        let message = http_body_util::Full::new(bytes::Bytes::from_static(&[0; 5]));
+        http::Request::post("http://qotom/grpc.health.v1.Health/Watch")
+            .header("content-type", "application/grpc")
+            .body(Body::new(message))
+            .expect("a request")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_connection_lets_its_calls_go_on_for_a_while() {
+        let (site, tasks) = (TestSite::new("home"), homelab_common::lifecycle::Tasks::default());
+        let at = site.daemon(Kind::Agent, "qotom");
+        let server = Server::builder(at, tasks.clone()).build().expect("a server");
+        let (near, far) = duplex(64 * 1024);
+        let info = ConnectionInfo::unix(Some(0), 0, site.name().clone());
+        let began = Instant::now();
+        tasks.spawn(drive(Arc::clone(&server.shared), far, info, AGE));
+
+        let (mut calls, connection) =
+            client::handshake::<_, _, Body>(TokioExecutor::new(), TokioIo::new(near))
+                .await
+                .expect("HTTP/2");
+        tasks.spawn(async move { drop(connection.await) });
+        let mut stream = calls.send_request(watch()).await.expect("open").into_body();
+        stream.frame().await.expect("an item").expect("no error");
+
+        assert!(stream.frame().await.is_none_or(|frame| frame.is_err()), "ends in the end");
+        assert_eq!(began.elapsed().as_secs(), (AGE + AGE_GRACE).as_secs());
+        assert!(calls.send_request(watch()).await.is_err(), "nothing new is taken");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_ends_with_its_age() {
+        let (site, tasks) = (TestSite::new("home"), homelab_common::lifecycle::Tasks::default());
+        let at = site.daemon(Kind::Agent, "qotom");
+        let server = Server::builder(at, tasks.clone()).build().expect("a server");
+        let (near, far) = duplex(64 * 1024);
+        let info = ConnectionInfo::unix(Some(0), 0, site.name().clone());
+        let began = Instant::now();
+        tasks.spawn(drive(Arc::clone(&server.shared), far, info, AGE));
+        let (_calls, connection) =
+            client::handshake::<_, _, Body>(TokioExecutor::new(), TokioIo::new(near))
+                .await
+                .expect("HTTP/2");
+        connection.await.expect("ends in peace");
+        assert_eq!(began.elapsed().as_secs(), AGE.as_secs());
+    }
 }
