@@ -133,7 +133,7 @@ pub enum DaemonError {
     /// There is no identity yet.
     #[error(
         "this host has no identity in `{}`; make a token with `labctl host enroll`, \
-         then run: homelab-{kind} enroll TOKEN",
+         then run: homelab-{kind} enroll -",
         pki_dir.display()
     )]
     NotEnrolled {

@@ -15,6 +15,7 @@
 //! backup or a job is.
 
 pub mod access;
+pub mod cli;
 pub mod connection;
 pub mod daemon;
 pub mod deny_list;
