@@ -94,7 +94,7 @@ fn every_unit_has_its_user_and_its_folders() {
         assert!(users.contains(&format!("u {unit} ")), "{users}");
         let folders = fs::read_to_string(packaging().join(format!("tmpfiles/{unit}.conf")))
             .expect("tmpfiles");
-        assert!(folders.contains(&format!("/var/lib/{unit}/pki 0700")), "{folders}");
+        assert!(folders.contains(&format!("/var/lib/{unit} 0700")), "{folders}");
     }
 }
 
