@@ -1,0 +1,140 @@
+//! The backup-agents, as the schedules need them: in our own words, so that everything above can be
+//! tried out without a wire.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use homelab_domain::{
+    ids::{BackupName, DrillTargetName, HostName, RepositoryName, RunId},
+    reason::Failure,
+    run::{Progress, Run, RunKind, RunOutcome, SnapshotFact},
+    site::Site,
+};
+
+/// What an agent is told to do. Sent again with the same `run`, it joins the run or repeats its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The run; at the same time the id that makes the call idempotent.
+    pub run: RunId,
+    /// Host whose backup-agent is meant.
+    pub host: HostName,
+    /// Backup.
+    pub backup: BackupName,
+    /// What to do.
+    pub kind: RunKind,
+    /// Snapshot to drill; none takes the newest verified one.
+    pub snapshot_id: Option<String>,
+    /// Where to drill; none takes the backup's own target.
+    pub target: Option<DrillTargetName>,
+}
+
+impl Order {
+    /// The order of a run, with what the site file says of its backup now.
+    #[must_use]
+    pub fn of(run: &Run, site: &Site) -> Self {
+        let spec = &run.spec;
+        let drill_target = || site.backup(&spec.backup)?.drill_target.clone();
+        Self {
+            run: spec.id,
+            host: spec.host.clone(),
+            backup: spec.backup.clone(),
+            kind: spec.kind,
+            snapshot_id: spec.snapshot_id.clone(),
+            target: if spec.kind == RunKind::Drill { drill_target() } else { None },
+        }
+    }
+}
+
+/// What an agent says of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// It goes on.
+    Progress(Progress),
+    /// It has ended; the last that is said.
+    Ended(RunOutcome),
+}
+
+/// A snapshot as an agent lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The run that made it, when it was one that we can know.
+    pub run: Option<RunId>,
+    /// What it is.
+    pub snapshot: SnapshotFact,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The agent was not reached, and has not heard of the call.
+    #[error("could not reach the backup-agent of `{host}`: {why}")]
+    Unreachable {
+        /// Host.
+        host: HostName,
+        /// What stood in the way, for people.
+        why: String,
+    },
+    /// Contact was lost on the way. Whether the call was heard, and what became of it, is unknown.
+    #[error("contact with the backup-agent of `{host}` was lost: {why}")]
+    Lost {
+        /// Host.
+        host: HostName,
+        /// What happened, for people.
+        why: String,
+    },
+    /// The agent's own answer: no.
+    #[error("the backup-agent of `{host}` refused: {}", failure.message)]
+    Refused {
+        /// Host.
+        host: HostName,
+        /// Why.
+        failure: Failure,
+    },
+}
+
+/// What an agent says of a run, until it has ended.
+pub type Reports = BoxStream<'static, Result<Report, CallError>>;
+
+/// All backup-agents of the site.
+#[async_trait]
+pub trait BackupAgents: fmt::Debug + Send + Sync {
+    /// Whether the agent of a host answers now; otherwise why not, for people. From memory: nothing
+    /// is dialled or woken.
+    fn answers(&self, host: &HostName) -> Result<(), String>;
+
+    /// How long the agent's process has been running: one that is younger than a run it was heard
+    /// working on has lost it.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer.
+    async fn uptime(&self, host: &HostName) -> Result<Duration, CallError>;
+
+    /// Starts a run or joins it.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer, or it is no.
+    async fn run(&self, order: &Order) -> Result<Reports, CallError>;
+
+    /// Checks whether a run could start; what would be done, a sentence each.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer, or it is no: [`CallError::Refused`] says what is in the way.
+    async fn check(&self, order: &Order) -> Result<Vec<String>, CallError>;
+
+    /// The newest verified snapshots of a backup, newest first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer, or the repository cannot be used.
+    async fn snapshots(
+        &self,
+        host: &HostName,
+        repository: &RepositoryName,
+        backup: &BackupName,
+        limit: u16,
+    ) -> Result<Vec<Listed>, CallError>;
+}

@@ -1,0 +1,139 @@
+//! Calls that are passed on to the agent of a backup, answer by answer.
+
+use futures_util::StreamExt;
+use homelab_domain::site::Backup;
+use homelab_proto::{
+    backup::v1::{self as agent, backup_service_client::BackupServiceClient},
+    controller::v1 as pb,
+};
+use homelab_rpc::{
+    dial::layer_of,
+    status::{Failure, Reason, fail, reason_of},
+};
+use tonic::{Code, Status, transport::Channel};
+
+use super::{Answers, BackupScheduleApi, backup_name, run_id, snapshot_id};
+use crate::grpc::status::IntoStatus;
+
+impl BackupScheduleApi {
+    pub(super) async fn list_snapshots(
+        &self,
+        request: pb::ListBackupSnapshotsRequest,
+        call: &str,
+    ) -> Result<pb::ListBackupSnapshotsResponse, Status> {
+        let (backup, mut client) = self.agent_of(&request.backup, call)?;
+        let answer = client.list_snapshots(agent::ListSnapshotsRequest {
+            repository: backup.repository.to_string(),
+            backup: backup.name.to_string(),
+            page_size: request.page_size,
+            page_token: request.page_token,
+        });
+        let answer = answer.await.map_err(|status| passed(&backup, status))?.into_inner();
+        Ok(pb::ListBackupSnapshotsResponse {
+            snapshots: answer.snapshots,
+            next_page_token: answer.next_page_token,
+        })
+    }
+
+    pub(super) async fn verify(
+        &self,
+        request: pb::VerifyBackupRequest,
+        call: &str,
+    ) -> Result<Answers<pb::VerifyBackupResponse>, Status> {
+        let id = run_id("request_id", &request.request_id)?;
+        let (backup, mut client) = self.agent_of(&request.backup, call)?;
+        let answers = client.verify_repository(agent::VerifyRepositoryRequest {
+            request_id: id.to_string(),
+            repository: backup.repository.to_string(),
+            read_data: request.read_data,
+        });
+        let answers = answers.await.map_err(|status| passed(&backup, status))?.into_inner();
+        let each = answers.map(move |answer| match answer {
+            Ok(response) => Ok(pb::VerifyBackupResponse { response: Some(response) }),
+            Err(status) => Err(passed(&backup, status)),
+        });
+        Ok(each.boxed())
+    }
+
+    pub(super) async fn restore(
+        &self,
+        request: pb::RestoreBackupRequest,
+        call: &str,
+    ) -> Result<Answers<pb::RestoreBackupResponse>, Status> {
+        let id = run_id("request_id", &request.request_id)?;
+        let asked = snapshot_id(request.snapshot_id)?;
+        let (backup, mut client) = self.agent_of(&request.backup, call)?;
+        let snapshot_id = match asked {
+            Some(id) => id,
+            None => newest(&mut client, &backup).await?,
+        };
+        let answers = client.restore(agent::RestoreRequest {
+            request_id: id.to_string(),
+            validate_only: request.validate_only,
+            repository: backup.repository.to_string(),
+            snapshot_id,
+            target: request.target,
+        });
+        let answers = answers.await.map_err(|status| passed(&backup, status))?.into_inner();
+        let each = answers.map(move |answer| match answer {
+            Ok(response) => Ok(pb::RestoreBackupResponse { response: Some(response) }),
+            Err(status) => Err(passed(&backup, status)),
+        });
+        Ok(each.boxed())
+    }
+
+    fn agent_of(
+        &self,
+        backup: &str,
+        call: &str,
+    ) -> Result<(Backup, BackupServiceClient<Channel>), Status> {
+        let name = backup_name(backup)?;
+        let backup = self.backups.declared(&name).map_err(|error| error.into_status(call))?;
+        let client = self.agents.client(&backup.host).map_err(|error| error.into_status(call))?;
+        Ok((backup, client))
+    }
+}
+
+/// The newest verified snapshot, as the repository itself has it.
+async fn newest(
+    client: &mut BackupServiceClient<Channel>,
+    backup: &Backup,
+) -> Result<String, Status> {
+    let answer = client.list_snapshots(agent::ListSnapshotsRequest {
+        repository: backup.repository.to_string(),
+        backup: backup.name.to_string(),
+        page_size: 1,
+        page_token: String::new(),
+    });
+    let answer = answer.await.map_err(|status| passed(backup, status))?.into_inner();
+    answer.snapshots.into_iter().next().map(|snapshot| snapshot.id).ok_or_else(|| {
+        let message = format!(
+            "repository `{}` holds no verified snapshot of `{}`; make one with `labctl backup run {}`",
+            backup.repository, backup.name, backup.name,
+        );
+        fail(Code::NotFound, Reason::SNAPSHOT_NOT_FOUND, message)
+    })
+}
+
+/// An agent's status as the controller's caller gets it: the agent's own answer as it is, everything
+/// that comes from in between as what it is.
+fn passed(backup: &Backup, status: Status) -> Status {
+    let between = layer_of(&status).map(|(layer, words)| format!("{layer}: {words}"));
+    if between.is_none() && reason_of(&status).is_some() {
+        // Without what the transport put beside it.
+        return Status::with_details(
+            status.code(),
+            status.message().to_owned(),
+            status.details().to_vec().into(),
+        );
+    }
+    let why = between.unwrap_or_else(|| status.message().to_owned());
+    let message = format!(
+        "contact with the backup-agent of `{}` failed: {why}; what it was told goes on there: call \
+         again with the same request id",
+        backup.host,
+    );
+    Failure::new(Code::Unavailable, Reason::HOST_UNREACHABLE, message)
+        .with("host", backup.host.to_string())
+        .into()
+}
