@@ -16,7 +16,10 @@ use std::{
 
 use homelab_common::{clock::Clock, error_chain::Chain, lifecycle::Tasks};
 use homelab_rpc::guard::{CallRecord, Observer, Outcome};
-use homelab_store::{AuditOutcome, NewAuditEntry, Store, StoreError};
+use homelab_store::{
+    AuditEntry, AuditFault, AuditOutcome, AuditWalk, NewAuditEntry, Page, PageRequest, Store,
+    StoreError,
+};
 use tokio::sync::mpsc;
 use tonic::Code;
 use tracing::error;
@@ -28,6 +31,9 @@ const WAITING_MAX: usize = 10_000;
 
 /// Entries that are written in one transaction.
 const BATCH_MAX: usize = 256;
+
+/// Entries that a walk reads at once.
+const WALK_PAGE: u32 = 1_000;
 
 /// How long to wait after the store refused, before the same entries are tried again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -91,6 +97,50 @@ impl AuditLog {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Entries, newest first; only by `actor`, when given.
+///
+/// # Errors
+///
+/// The store fails.
+pub async fn list(
+    store: &dyn Store,
+    actor: Option<&str>,
+    page: &PageRequest,
+) -> Result<Page<AuditEntry>, StoreError> {
+    store.read().await?.audit().list(actor, page).await
+}
+
+/// What a walk along the chain found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Entries that fit.
+    pub entries: u64,
+    /// Hash of the last one.
+    pub head_hash: [u8; 32],
+    /// The first that does not fit.
+    pub fault: Option<AuditFault>,
+}
+
+/// Walks the whole chain, as of one moment, page by page.
+///
+/// # Errors
+///
+/// The store fails.
+pub async fn verify(store: &dyn Store) -> Result<Verified, StoreError> {
+    let mut tx = store.read().await?;
+    let mut walk = AuditWalk::default();
+    let fault = loop {
+        let page = tx.audit().after(walk.entries(), WALK_PAGE).await?;
+        if page.is_empty() {
+            break walk.finish(tx.audit().head().await?).err();
+        }
+        if let Err(fault) = page.iter().try_for_each(|entry| walk.step(entry)) {
+            break Some(fault);
+        }
+    };
+    Ok(Verified { entries: walk.entries(), head_hash: walk.hash(), fault })
 }
 
 impl Observer for AuditLog {

@@ -1,18 +1,26 @@
 //! The certificate authority: an issuing CA whose root is kept elsewhere.
 //!
 //! [`root`] founds it, [`Authority`] signs with it, [`issue`] says what a leaf certificate looks like.
-//! Who gets which certificate is decided in [`crate::grpc::enrolment`].
+//! Who gets which certificate is decided in
+//! [`enrolment`].
 
+pub mod enrolment;
 pub mod files;
 pub mod issue;
+pub mod nonce;
+pub mod revocation;
 pub mod root;
 pub mod seal;
+pub mod token;
 
-use std::{fmt, path::Path};
+use std::{fmt, net::IpAddr, path::Path};
 
-use homelab_common::chance::Chance;
-use homelab_proto::common::v1::DenyList;
+use homelab_common::{
+    chance::Chance,
+    tls::{Facts, SpkiPin},
+};
 use homelab_domain::identity::PeerKind;
+use homelab_proto::common::v1::DenyList;
 use homelab_rpc::{
     deny_list::{self, SignError, Signed},
     peer::Kind,
@@ -21,6 +29,7 @@ use homelab_store::NewCertificate;
 use jiff::Timestamp;
 use rcgen::{Issuer, KeyPair};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use x509_parser::extensions::GeneralName;
 
 use self::{
     files::FileError,
@@ -33,14 +42,16 @@ pub struct Authority {
     issuing_pem: String,
     issuing_not_after: Timestamp,
     roots_pem: String,
-    root_pin: [u8; 32],
+    root_pin: SpkiPin,
 }
 
 /// Why the issuing CA cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// A file cannot be read.
-    #[error("the identity of this site is missing or unreadable; run `homelab-controller init` once")]
+    #[error(
+        "the identity of this site is missing or unreadable; run `homelab-controller init` once"
+    )]
     File(#[from] FileError),
     /// A file does not hold what it should.
     #[error("`{file}` does not hold {expected}")]
@@ -73,15 +84,17 @@ impl Authority {
 
         let root = certificate(&roots_pem, files::ROOTS)?;
         let issuing = certificate(&issuing_pem, files::ISSUING)?;
-        let no_key = OpenError::Content { file: files::ISSUING_KEY, expected: "a P-256 key in PEM" };
+        let no_key =
+            OpenError::Content { file: files::ISSUING_KEY, expected: "a P-256 key in PEM" };
         let Ok(key) = KeyPair::from_pem(&key_pem) else { return Err(no_key) };
         let no_ca = || OpenError::Content { file: files::ISSUING, expected: "a CA certificate" };
         let issuer = Issuer::from_ca_cert_der(&issuing, key).map_err(|_| no_ca())?;
         Ok(Self {
             issuer,
             issuing_not_after: not_after(&issuing).ok_or_else(no_ca)?,
-            root_pin: key_pin(&root)
-                .ok_or(OpenError::Content { file: files::ROOTS, expected: "a certificate" })?,
+            root_pin: Facts::of(&root)
+                .map_err(|_| OpenError::Content { file: files::ROOTS, expected: "a certificate" })?
+                .pin,
             issuing_pem,
             roots_pem,
         })
@@ -125,7 +138,7 @@ impl Authority {
 
     /// SHA-256 of the root's public key (SubjectPublicKeyInfo), as tokens carry it.
     #[must_use]
-    pub const fn root_pin(&self) -> [u8; 32] {
+    pub const fn root_pin(&self) -> SpkiPin {
         self.root_pin
     }
 
@@ -163,6 +176,31 @@ pub const fn kind_of(kind: Kind) -> PeerKind {
     }
 }
 
+/// The addresses that the first certificate of a PEM text names.
+#[must_use]
+pub fn addresses_in(pem: &str) -> Vec<IpAddr> {
+    CertificateDer::from_pem_slice(pem.as_bytes())
+        .map(|leaf| addresses_of(&leaf))
+        .unwrap_or_default()
+}
+
+/// The addresses that a certificate names.
+#[must_use]
+pub fn addresses_of(certificate: &CertificateDer<'_>) -> Vec<IpAddr> {
+    let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else {
+        return Vec::new();
+    };
+    let Ok(Some(names)) = parsed.subject_alternative_name() else { return Vec::new() };
+    let address = |name: &GeneralName<'_>| match name {
+        GeneralName::IPAddress(bytes) => match <[u8; 4]>::try_from(*bytes) {
+            Ok(bytes) => Some(IpAddr::from(bytes)),
+            Err(_) => <[u8; 16]>::try_from(*bytes).ok().map(IpAddr::from),
+        },
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(address).collect()
+}
+
 /// When a certificate ends.
 pub(crate) fn not_after(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
@@ -172,12 +210,6 @@ pub(crate) fn not_after(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
 fn certificate(pem: &str, file: &'static str) -> Result<CertificateDer<'static>, OpenError> {
     CertificateDer::from_pem_slice(pem.as_bytes())
         .map_err(|_| OpenError::Content { file, expected: "a certificate in PEM" })
-}
-
-fn key_pin(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let digest = ring::digest::digest(&ring::digest::SHA256, parsed.public_key().raw);
-    digest.as_ref().try_into().ok()
 }
 
 #[cfg(test)]
@@ -277,7 +309,8 @@ mod tests {
             ("pki", "spiffe://home/controller/hx310-db"),
             ("ada", "spiffe://home/user/ada/admin+approver"),
         ] {
-            let pem = files::read(&site.folder.path().join(folder).join(files::CHAIN)).expect("PEM");
+            let pem =
+                files::read(&site.folder.path().join(folder).join(files::CHAIN)).expect("PEM");
             verify(&roots, &pem, now()).expect("verifies");
             let leaf = CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM");
             assert_eq!(Peer::from_certificate(&leaf).expect("an identity").to_string(), identity);

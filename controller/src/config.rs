@@ -132,7 +132,12 @@ impl Config {
 /// place only.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.origins.iter().map(|origin| origin.key.len() + origin.shown.len() + 3).max().unwrap_or(0);
+        let width = self
+            .origins
+            .iter()
+            .map(|origin| origin.key.len() + origin.shown.len() + 3)
+            .max()
+            .unwrap_or(0);
         for Origin { key, shown, given } in &self.origins {
             let line = format!("{key} = {shown}");
             writeln!(f, "{line:<width$}  # {}", if *given { "file" } else { "default" })?;
@@ -152,7 +157,8 @@ impl Reader {
         let runtime_dir = self.path(root, "runtime-dir", "/run/homelab-controller");
         let pki_dir = self.path(root, "pki-dir", state_dir.join("pki"));
         let site = self.path(root, "site", "/etc/homelab/homelab.toml");
-        let name = self.or(root, "name", "controller".to_owned(), parse::text(dns_label), Clone::clone);
+        let name =
+            self.or(root, "name", "controller".to_owned(), parse::text(dns_label), Clone::clone);
         let addresses = self.addresses(root);
         let listen = self.listen(&root.table("listen"));
         let store = self.store(&root.table("store"), &state_dir);
@@ -193,13 +199,18 @@ impl Reader {
             let default = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
             self.or(section, key, default, parse::socket_addr, ToString::to_string)
         };
-        Listen { grpc: address("grpc", 7440), enrolment: address("enrolment", 7441), web: address("web", 7480) }
+        Listen {
+            grpc: address("grpc", 7440),
+            enrolment: address("enrolment", 7441),
+            web: address("web", 7480),
+        }
     }
 
     fn store(&mut self, section: &Section<'_>, state_dir: &Path) -> StoreConfig {
         let default = StoreConfig::Sqlite { path: state_dir.join("controller.db") };
         let store = self.or(section, "url", default, store_url, show_store);
-        let password = self.optional(section, "password", parse::secret_source, ToString::to_string);
+        let password =
+            self.optional(section, "password", parse::secret_source, ToString::to_string);
         match store {
             StoreConfig::Sqlite { .. } if password.is_some() => {
                 section.problem("password", "only for a `postgres://` store; leave it out");
@@ -215,7 +226,10 @@ impl Reader {
         let level = self.or(section, "level", default.level, parse::string, Clone::clone);
         let words = [("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)];
         let show = |format: &Format| format!("{format:?}").to_lowercase();
-        LogConfig { level, format: self.or(section, "format", default.format, parse::word(&words), show) }
+        LogConfig {
+            level,
+            format: self.or(section, "format", default.format, parse::word(&words), show),
+        }
     }
 
     fn path(&mut self, section: &Section<'_>, key: &str, default: impl Into<PathBuf>) -> PathBuf {
@@ -262,13 +276,17 @@ pub(crate) fn dns_label(text: &str) -> Result<String, &'static str> {
     if whole && !text.starts_with('-') && !text.ends_with('-') {
         Ok(text.to_owned())
     } else {
-        Err("1 to 63 lower-case letters, digits and hyphens, no hyphen at either end, such as \"hx310-db\"")
+        Err(
+            "1 to 63 lower-case letters, digits and hyphens, no hyphen at either end, such as \"hx310-db\"",
+        )
     }
 }
 
 fn https_url(text: &str) -> Result<String, &'static str> {
     let url = text.trim_end_matches('/');
-    let has_host = |rest: &str| !rest.is_empty() && !rest.starts_with('/') && !rest.contains(char::is_whitespace);
+    let has_host = |rest: &str| {
+        !rest.is_empty() && !rest.starts_with('/') && !rest.contains(char::is_whitespace)
+    };
     if url.strip_prefix("https://").is_some_and(has_host) {
         Ok(url.to_owned())
     } else {
@@ -277,7 +295,8 @@ fn https_url(text: &str) -> Result<String, &'static str> {
 }
 
 fn store_url(value: &Value<'_>) -> Result<StoreConfig, Allowed> {
-    let allowed = "`sqlite:/absolute/path`, or `postgres://user@host:port/database` without a password";
+    let allowed =
+        "`sqlite:/absolute/path`, or `postgres://user@host:port/database` without a password";
     let text = value.as_str().unwrap_or_default();
     if let Some(path) = text.strip_prefix("sqlite:").filter(|path| path.starts_with('/')) {
         return Ok(StoreConfig::Sqlite { path: path.into() });
@@ -312,7 +331,8 @@ mod tests {
         assert_eq!(config.listen.enrolment.port(), 7441);
         assert_eq!(config.listen.web.port(), 7480);
         assert_eq!(config.pki_dir, Path::new("/var/lib/homelab-controller/pki"));
-        let store = StoreConfig::Sqlite { path: "/var/lib/homelab-controller/controller.db".into() };
+        let store =
+            StoreConfig::Sqlite { path: "/var/lib/homelab-controller/controller.db".into() };
         assert_eq!(config.store, store);
     }
 
@@ -321,7 +341,8 @@ mod tests {
         let text = "nam = \"x\"\nsite = \"homelab.toml\"\n[listen]\ngrpc = \"localhost\"\n\
                     [store]\nurl = \"postgres://u:geheim@db/x\"\n";
         let report = Config::parse("controller.toml", text).expect_err("has problems").to_string();
-        for part in ["4 problems", "did you mean `name`?", "begins with `/`", "listen.grpc", "0600"] {
+        for part in ["4 problems", "did you mean `name`?", "begins with `/`", "listen.grpc", "0600"]
+        {
             assert!(report.contains(part), "{part}: {report}");
         }
     }
@@ -337,7 +358,9 @@ mod tests {
     fn print_config_says_where_each_value_comes_from() {
         let config = Config::parse("controller.toml", "name = \"hx310-db\"\n").expect("valid");
         let shown = config.to_string();
-        let line = |key: &str| shown.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
+        let line = |key: &str| {
+            shown.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned()
+        };
         assert!(line("name = hx310-db").ends_with("# file"), "{shown}");
         assert!(line("listen.grpc").ends_with("# default"), "{shown}");
     }

@@ -1,3 +1,11 @@
 //! The controller's gRPC services: thin adapters between the wire and the parts that do the work.
 
+pub mod audit;
+pub mod backup_schedule;
 pub mod enrolment;
+pub mod fleet;
+pub mod job;
+pub mod site;
+pub mod status;
+pub mod unbuilt;
+pub mod wire;

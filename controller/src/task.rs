@@ -134,6 +134,12 @@ impl Driver {
     /// Runs `task` now, then by its period and whenever it is nudged, until the controller stops.
     pub fn start(&self, task: Arc<dyn BackgroundTask>) -> Nudge {
         let nudge = Nudge::default();
+        self.start_with(task, nudge.clone());
+        nudge
+    }
+
+    /// [`Driver::start`] with a nudge that others have already.
+    pub fn start_with(&self, task: Arc<dyn BackgroundTask>, nudge: Nudge) {
         let status = TaskStatus {
             name: task.name(),
             description: task.description(),
@@ -142,8 +148,7 @@ impl Driver {
             last: None,
         };
         self.known().insert(task.name(), Known { status, nudge: nudge.clone() });
-        self.tasks.spawn(self.clone().drive(task, nudge.clone()));
-        nudge
+        self.tasks.spawn(self.clone().drive(task, nudge));
     }
 
     /// All tasks by name.

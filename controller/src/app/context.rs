@@ -47,6 +47,8 @@ pub struct Context {
     pub audit: AuditLog,
     /// Tells of changes.
     pub events: Events,
+    /// How browsers reach the dashboard, without a slash at the end.
+    pub web_url: Arc<str>,
     /// That this controller acts, and no other: [`Lease::token`] fences writes.
     pub lease: Lease,
 }

@@ -22,7 +22,7 @@ use rcgen::{
 use super::{
     Authority, OpenError,
     files::{self, FileError, Readers},
-    issue::{BACKDATE, Terms, IssueError, PublicKey, Usage, since_epoch},
+    issue::{BACKDATE, IssueError, PublicKey, Terms, Usage, since_epoch},
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -66,7 +66,7 @@ pub struct Ceremony<'a> {
 /// What was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Founded {
-    /// SHA-256 of the root's public key, as tokens carry it, lower-case hexadecimal.
+    /// SHA-256 of the root's public key, as tokens carry it.
     pub root_pin: String,
     /// When the issuing CA must be renewed.
     pub issuing_not_after: Timestamp,
@@ -155,7 +155,7 @@ pub fn found(
     // Last: a folder without roots is not taken for an identity.
     files::create(&ceremony.admin_dir.join(files::ROOTS), &root.pem, Readers::All)?;
     Ok(Founded {
-        root_pin: super::issue::hex(&authority.root_pin()),
+        root_pin: authority.root_pin().to_string(),
         issuing_not_after: authority.issuing_not_after(),
         admin: admin.identity.to_string(),
         admin_not_after,

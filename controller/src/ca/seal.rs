@@ -144,6 +144,8 @@ mod tests {
         Seal::open(&path, &SystemChance).expect("made");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("changed");
         let error = Seal::open(&path, &SystemChance).expect_err("refused");
-        assert!(std::error::Error::source(&error).is_some_and(|e| e.to_string().contains("chmod 600")));
+        assert!(
+            std::error::Error::source(&error).is_some_and(|e| e.to_string().contains("chmod 600"))
+        );
     }
 }

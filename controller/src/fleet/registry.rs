@@ -7,22 +7,28 @@ use std::{
 };
 
 use homelab_domain::{
-    fleet::HostState,
+    fleet::{HostState, Signal, Steadied, Thresholds},
     ids::HostName,
-    reason::Because,
     site::{DaemonKind, Host, Site},
 };
 use homelab_proto::{agent::v1 as agent, inference::v1 as inference};
 use jiff::Timestamp;
+use tokio::sync::watch;
 use tonic::transport::Channel;
 
-use crate::app::{Change, Events};
+use super::state::Standing;
+use crate::{
+    app::{Change, Events},
+    task::Nudge,
+};
 
 /// What is known of the fleet. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct Fleet {
     hosts: Arc<RwLock<BTreeMap<HostName, Entry>>>,
     events: Events,
+    dial: watch::Sender<()>,
+    turned: Nudge,
 }
 
 /// One host, as far as it is known.
@@ -48,21 +54,6 @@ impl HostView {
     }
 }
 
-/// How a host stands, and since when.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// The state.
-    pub state: HostState,
-    /// Why.
-    pub because: Because,
-    /// Since when; `None` before it was looked at.
-    pub since: Option<Timestamp>,
-    /// When any of its daemons last answered.
-    pub last_seen_at: Option<Timestamp>,
-    /// Takes no new work.
-    pub drained: bool,
-}
-
 /// One daemon, as far as it is known.
 #[derive(Clone, Debug)]
 pub struct DaemonView {
@@ -72,8 +63,12 @@ pub struct DaemonView {
     pub address: SocketAddr,
     /// Whether it answers now.
     pub connected: bool,
+    /// The same, steadied against single failures.
+    pub signal: Signal,
     /// When it last answered.
     pub last_seen_at: Option<Timestamp>,
+    /// When an agent last sent a sample.
+    pub last_sample_at: Option<Timestamp>,
     /// Its version, once known.
     pub version: Option<String>,
     /// When its certificate ends, once known.
@@ -106,6 +101,7 @@ struct Entry {
     view: HostView,
     worker: Option<Arc<inference::Worker>>,
     channels: BTreeMap<DaemonKind, Channel>,
+    signals: BTreeMap<DaemonKind, Steadied>,
 }
 
 /// What a watcher saw.
@@ -136,7 +132,12 @@ impl Fleet {
     /// An empty fleet that tells `events` of changes.
     #[must_use]
     pub fn new(events: Events) -> Self {
-        Self { hosts: Arc::default(), events }
+        Self {
+            hosts: Arc::default(),
+            events,
+            dial: watch::Sender::new(()),
+            turned: Nudge::default(),
+        }
     }
 
     /// All hosts of the site, by name.
@@ -173,6 +174,22 @@ impl Fleet {
         each.collect()
     }
 
+    /// Has every daemon that does not answer dialled again soon, instead of after its pause.
+    pub fn dial_soon(&self) {
+        self.dial.send_replace(());
+    }
+
+    /// Fires when something was seen that may change how a host stands.
+    #[must_use]
+    pub fn turned(&self) -> Nudge {
+        self.turned.clone()
+    }
+
+    /// Fires with [`Fleet::dial_soon`].
+    pub(super) fn dialling(&self) -> watch::Receiver<()> {
+        self.dial.subscribe()
+    }
+
     /// Keeps exactly the hosts and daemons of the site; what is known of those that stay, stays.
     pub(super) fn align(&self, site: &Site) {
         let mut hosts = self.write();
@@ -189,8 +206,11 @@ impl Fleet {
     pub(super) fn saw(&self, host: &HostName, kind: DaemonKind, at: Timestamp, seen: Seen) {
         let mut hosts = self.write();
         let Some(entry) = hosts.get_mut(host) else { return };
-        entry.take(kind, at, seen);
+        let news = entry.take(kind, at, seen);
         drop(hosts);
+        if news {
+            self.turned.nudge();
+        }
         self.events.tell(Change::Hosts);
     }
 
@@ -242,7 +262,7 @@ impl Entry {
             host: None,
             health: None,
         };
-        Self { view, worker: None, channels: BTreeMap::new() }
+        Self { view, worker: None, channels: BTreeMap::new(), signals: BTreeMap::new() }
     }
 
     fn declare(&mut self, host: &Host) {
@@ -258,24 +278,28 @@ impl Entry {
         // What is left has moved or gone: its channel leads nowhere.
         for gone in known {
             self.channels.remove(&gone.kind);
+            self.signals.remove(&gone.kind);
         }
         self.view.daemons.sort_by_key(|daemon| daemon.kind);
         self.view.declared = host.clone();
     }
 
-    fn take(&mut self, kind: DaemonKind, at: Timestamp, seen: Seen) {
+    /// True when it may have changed how the host stands.
+    fn take(&mut self, kind: DaemonKind, at: Timestamp, seen: Seen) -> bool {
         let Some(daemon) = self.view.daemons.iter_mut().find(|daemon| daemon.kind == kind) else {
-            return;
+            return false;
         };
-        if let Seen::Lost(message) = seen {
-            daemon.connected = false;
-            daemon.message = message;
-            self.channels.remove(&kind);
-            return;
+        let before = (daemon.connected, daemon.signal);
+        let result = if matches!(seen, Seen::Lost(_)) { Signal::Down } else { Signal::Up };
+        let steadied = self.signals.entry(kind).or_default();
+        (*steadied, _) = steadied.observe(result, Thresholds::default());
+        daemon.signal = steadied.signal();
+        daemon.connected = result == Signal::Up;
+        if daemon.connected {
+            daemon.last_seen_at = Some(at);
+            daemon.message.clear();
         }
-        daemon.connected = true;
-        daemon.last_seen_at = Some(at);
-        daemon.message.clear();
+        let mut news = before != (daemon.connected, daemon.signal);
         match seen {
             Seen::Connected(channel) => {
                 self.channels.insert(kind, channel);
@@ -286,10 +310,19 @@ impl Entry {
                 daemon.deny_list_epoch = Some(deny_list_epoch);
             }
             Seen::Host(host) => self.view.host = Some(Arc::new(*host)),
-            Seen::Health(health) => self.view.health = Some(Arc::new(*health)),
+            Seen::Health(health) => {
+                daemon.last_sample_at = Some(at);
+                let said = self.view.health.as_ref().map(|before| before.conditions.as_slice());
+                news |= said != Some(health.conditions.as_slice());
+                self.view.health = Some(Arc::new(*health));
+            }
             Seen::Worker(worker) => self.worker = Some(Arc::new(*worker)),
-            Seen::Lost(_) => {}
+            Seen::Lost(message) => {
+                daemon.message = message;
+                self.channels.remove(&kind);
+            }
         }
+        news
     }
 }
 
@@ -299,7 +332,9 @@ impl DaemonView {
             kind,
             address,
             connected: false,
+            signal: Signal::Unknown,
             last_seen_at: None,
+            last_sample_at: None,
             version: None,
             certificate_not_after: None,
             deny_list_epoch: None,

@@ -1,44 +1,40 @@
-//! How a host stands, decided from what was seen of it.
-
-use std::time::Duration;
+//! From what was seen of a host to how it stands: the decision is the domain's.
 
 use homelab_domain::{
-    fleet::HostState,
+    fleet::{
+        Condition, ConditionStatus, DaemonObservation, HostObservation, HostState, host_state,
+    },
     reason::{Because, Reason},
-    site::{DaemonKind, ExpectedPower},
 };
-use homelab_proto::common::v1::{Condition, ConditionStatus};
+use homelab_proto::common::v1 as pb;
+use homelab_rpc::node::from_proto;
+use homelab_store::HostRecord;
 use jiff::Timestamp;
 
-use super::registry::{DaemonView, HostView, Standing};
+use super::registry::HostView;
 
-/// How long a daemon may be silent before it counts as gone: three missed samples, so that a lost
-/// packet or a restart is not an outage.
-pub const SILENCE_MAX: Duration = Duration::from_secs(30);
-
-/// How many conditions a sentence names.
-const NAMED_MAX: usize = 3;
-
-/// What the store remembers of a host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// The state that was last shown, and since when.
-    pub state: Option<(HostState, Timestamp)>,
-    /// When it last answered.
+/// How a host stands, and since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The state.
+    pub state: HostState,
+    /// Why.
+    pub because: Because,
+    /// Since when; `None` before it was looked at.
+    pub since: Option<Timestamp>,
+    /// When any of its daemons last answered.
     pub last_seen_at: Option<Timestamp>,
-    /// Daemons that have enrolled at least once.
-    pub enrolled: Vec<DaemonKind>,
     /// Takes no new work.
     pub drained: bool,
 }
 
 impl Standing {
     /// Before it was looked at.
-    pub(super) fn not_observed() -> Self {
-        let because = Because::new(Reason::NOT_OBSERVED, "not looked at yet");
+    #[must_use]
+    pub fn not_observed() -> Self {
         Self {
             state: HostState::Unknown,
-            because,
+            because: Because::new(Reason::NOT_OBSERVED, "not looked at yet"),
             since: None,
             last_seen_at: None,
             drained: false,
@@ -46,153 +42,69 @@ impl Standing {
     }
 }
 
-/// Decides how a host stands `now`. `watching_since` is when this controller began to look: silence
-/// from before counts for nothing.
+/// Decides how a host stands `now`, from what was seen of it and what is remembered of it.
 #[must_use]
-pub fn assess(
-    view: &HostView,
-    memory: &Memory,
-    watching_since: Timestamp,
-    now: Timestamp,
-) -> Standing {
+pub fn assess(view: &HostView, remembered: Option<&HostRecord>, now: Timestamp) -> Standing {
     let seen = view.daemons.iter().filter_map(|daemon| daemon.last_seen_at).max();
-    let last_seen_at = seen.max(memory.last_seen_at);
-    let (state, because) = if view.daemons.iter().any(|daemon| daemon.connected) {
-        awake(view, memory, watching_since, now)
-    } else {
-        silent(view, memory, last_seen_at, watching_since, now)
-    };
-    let since = match memory.state {
-        Some((before, since)) if before == state => since,
+    let last_seen_at = seen.max(remembered.and_then(|record| record.last_seen_at));
+    let verdict = host_state(
+        now,
+        view.declared.expected_power,
+        &HostObservation {
+            daemons: view.daemons.iter().map(|daemon| observation(daemon, remembered)).collect(),
+            last_seen_at,
+            conditions: conditions(view),
+        },
+    );
+    let since = match remembered.and_then(|record| record.state) {
+        Some((before, since)) if before == verdict.state => since,
         _ => now,
     };
-    Standing { state, because, since: Some(since), last_seen_at, drained: memory.drained }
+    Standing {
+        state: verdict.state,
+        because: verdict.because,
+        since: Some(since),
+        last_seen_at,
+        drained: remembered.is_some_and(|record| record.drained),
+    }
 }
 
-/// Some daemon answers.
-fn awake(
-    view: &HostView,
-    memory: &Memory,
-    watching_since: Timestamp,
-    now: Timestamp,
-) -> (HostState, Because) {
-    let degraded = |reason, message| (HostState::Degraded, Because::new(reason, message));
-    let conditions = view.health.as_ref().map(|health| health.conditions.as_slice());
-    // What an agent said before it went silent is no longer evidence.
-    let agent_answers = view.daemon(DaemonKind::Agent).is_some_and(|agent| agent.connected);
-    let conditions = conditions.filter(|_| agent_answers).unwrap_or_default();
-    if let Some(message) = named(conditions, ConditionStatus::False) {
-        return degraded(Reason::CONDITION_FALSE, message);
+fn observation(daemon: &super::DaemonView, remembered: Option<&HostRecord>) -> DaemonObservation {
+    let remembered = remembered.is_some_and(|record| record.enrolled.contains(&daemon.kind));
+    DaemonObservation {
+        kind: daemon.kind,
+        // Whoever answers has a certificate, whatever store this controller was started on.
+        enrolled: remembered || daemon.last_seen_at.is_some(),
+        signal: daemon.signal,
+        message: daemon.message.clone(),
     }
-    let gone = view.daemons.iter().find(|daemon| {
-        let quiet_since = daemon.last_seen_at.unwrap_or(watching_since);
-        !daemon.connected && is_over(quiet_since, now)
-    });
-    if let Some(daemon) = gone {
-        let message = if memory.enrolled.contains(&daemon.kind) {
-            format!("its {} does not answer: {}", daemon.kind, daemon.message)
-        } else {
-            format!("its {} has never enrolled; {}", daemon.kind, enroll_hint(view, daemon.kind))
-        };
-        return degraded(Reason::DAEMON_UNREACHABLE, message);
-    }
-    if let Some(message) = named(conditions, ConditionStatus::Unknown) {
-        return degraded(Reason::CONDITION_UNKNOWN, message);
-    }
-    let message = match conditions.len() {
-        0 => "all its daemons answer".to_owned(),
-        count => format!("all its daemons answer and all {count} conditions hold"),
+}
+
+/// What the agent said last. A host without an agent has nothing to say, which is no fault of it.
+fn conditions(view: &HostView) -> Option<(Timestamp, Vec<Condition>)> {
+    use homelab_domain::site::DaemonKind;
+    let Some(agent) = view.daemon(DaemonKind::Agent) else {
+        let seen = view.daemons.iter().filter_map(|daemon| daemon.last_seen_at).max();
+        return seen.map(|at| (at, Vec::new()));
     };
-    (HostState::Healthy, Because::new(Reason::ALL_CONDITIONS_HOLD, message))
+    let health = view.health.as_ref()?;
+    // By this clock, not the host's: two clocks may differ.
+    let said_at = agent.last_sample_at?;
+    let conditions = health.conditions.iter().map(|it| condition(it, said_at)).collect();
+    Some((said_at, conditions))
 }
 
-/// No daemon answers.
-fn silent(
-    view: &HostView,
-    memory: &Memory,
-    last_seen_at: Option<Timestamp>,
-    watching_since: Timestamp,
-    now: Timestamp,
-) -> (HostState, Because) {
-    let Some(main) = view.daemons.first() else {
-        let message = "no daemon of it is in the site file, so that nothing can be known of it";
-        return (HostState::Unknown, Because::new(Reason::NOT_OBSERVED, message));
+fn condition(said: &pb::Condition, said_at: Timestamp) -> Condition {
+    let status = match said.status() {
+        pb::ConditionStatus::True => ConditionStatus::True,
+        pb::ConditionStatus::False => ConditionStatus::False,
+        pb::ConditionStatus::Unknown | pb::ConditionStatus::Unspecified => ConditionStatus::Unknown,
     };
-    if memory.enrolled.is_empty() && last_seen_at.is_none() {
-        let message = format!("never enrolled; {}", enroll_hint(view, main.kind));
-        return (HostState::NotEnrolled, Because::new(Reason::NOT_ENROLLED, message));
+    let reason = Reason::try_new(said.reason.clone()).unwrap_or(Reason::NOT_OBSERVED);
+    Condition {
+        kind: said.r#type.clone(),
+        status,
+        because: Because::new(reason, said.message.clone()),
+        since: said.since.as_ref().and_then(from_proto).unwrap_or(said_at),
     }
-    let quiet_since = last_seen_at.unwrap_or(watching_since).max(watching_since);
-    if !is_over(quiet_since, now) {
-        return waiting(view, memory);
-    }
-    if view.declared.expected_power == ExpectedPower::OnDemand {
-        let message = "does not answer, as expected: it is off until needed".to_owned();
-        return (HostState::Asleep, Because::new(Reason::EXPECTED_ASLEEP, message));
-    }
-    let seen = last_seen_at.map_or_else(|| "never seen".to_owned(), |at| format!("last seen {at}"));
-    let message = format!("does not answer ({seen}): {}", main.message);
-    (HostState::Unreachable, Because::new(Reason::HOST_UNREACHABLE, message))
-}
-
-/// Too early to say: the state stays what it was.
-fn waiting(view: &HostView, memory: &Memory) -> (HostState, Because) {
-    let standing = &view.standing;
-    match memory.state {
-        Some((state, _)) if standing.since.is_some() => (state, standing.because.clone()),
-        Some((state, _)) => {
-            let message = "as before the controller started; not looked at since";
-            (state, Because::new(Reason::NOT_OBSERVED, message))
-        }
-        None => {
-            let first = Standing::not_observed();
-            (first.state, first.because)
-        }
-    }
-}
-
-fn is_over(quiet_since: Timestamp, now: Timestamp) -> bool {
-    now.duration_since(quiet_since) >= jiff::SignedDuration::try_from(SILENCE_MAX).unwrap_or_default()
-}
-
-fn enroll_hint(view: &HostView, kind: DaemonKind) -> String {
-    format!("run `labctl host enroll {} --kind {kind}`", view.declared.name)
-}
-
-/// The messages of the conditions with that status, or nothing when there is none.
-fn named(conditions: &[Condition], status: ConditionStatus) -> Option<String> {
-    let fitting: Vec<_> =
-        conditions.iter().filter(|condition| condition.status() == status).collect();
-    let first: Vec<_> = fitting
-        .iter()
-        .take(NAMED_MAX)
-        .map(|condition| match condition.message.as_str() {
-            "" => condition.r#type.as_str(),
-            message => message,
-        })
-        .collect();
-    let more = fitting.len().saturating_sub(NAMED_MAX);
-    match (first.is_empty(), more) {
-        (true, _) => None,
-        (false, 0) => Some(first.join("; ")),
-        (false, more) => Some(format!("{}; and {more} more", first.join("; "))),
-    }
-}
-
-/// The controller's own statement about the daemons of a host, beside those of its agent.
-#[must_use]
-pub fn daemons_answer(daemons: &[DaemonView]) -> Option<(ConditionStatus, String)> {
-    if daemons.is_empty() {
-        return None;
-    }
-    let silent: Vec<_> = daemons
-        .iter()
-        .filter(|daemon| !daemon.connected)
-        .map(|daemon| format!("{}: {}", daemon.kind, daemon.message))
-        .collect();
-    Some(if silent.is_empty() {
-        (ConditionStatus::True, format!("{} of {} answer", daemons.len(), daemons.len()))
-    } else {
-        (ConditionStatus::False, silent.join("; "))
-    })
 }

@@ -10,13 +10,9 @@ use homelab_domain::{
     site::{Daemon, DaemonKind, Host, Site},
 };
 use homelab_proto::{
-    agent::v1::{
-        GetHostRequest, WatchHealthRequest, host_service_client::HostServiceClient,
-    },
+    agent::v1::{GetHostRequest, WatchHealthRequest, host_service_client::HostServiceClient},
     common::v1::{GetNodeRequest, node_service_client::NodeServiceClient},
-    inference::v1::{
-        WatchWorkerRequest, inference_service_client::InferenceServiceClient,
-    },
+    inference::v1::{WatchWorkerRequest, inference_service_client::InferenceServiceClient},
 };
 use homelab_rpc::{
     dial::{Dialer, Target, layer_of},
@@ -107,7 +103,10 @@ impl Watchers {
                 .flat_map(|host| host.daemons.iter().map(move |daemon| (host, *daemon)))
                 .map(|(host, daemon)| {
                     let target = target(&now, host, daemon);
-                    (target.to_string(), Wanted { target, host: host.name.clone(), kind: daemon.kind })
+                    (
+                        target.to_string(),
+                        Wanted { target, host: host.name.clone(), kind: daemon.kind },
+                    )
                 })
                 .collect();
             running.retain(|words, stop| {
@@ -180,6 +179,7 @@ struct Watcher {
 impl Watcher {
     async fn run(self) {
         let mut attempt = 0;
+        let mut dialling = self.parts.fleet.dialling();
         loop {
             let began = Instant::now();
             let lost = match self.session().await {
@@ -192,8 +192,10 @@ impl Watcher {
             self.note(&lost);
             self.saw(Seen::Lost(lost));
             let pause = self.parts.pace.backoff.delay(attempt, self.parts.chance.as_ref());
-            tokio::time::sleep(pause).await;
-            attempt = attempt.saturating_add(1);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => attempt = attempt.saturating_add(1),
+                Ok(()) = dialling.changed() => attempt = 0,
+            }
         }
     }
 
@@ -311,4 +313,3 @@ async fn within<T>(
 fn words(status: &Status) -> String {
     layer_of(status).map_or_else(|| status.message().to_owned(), |(_, words)| words)
 }
-

@@ -4,13 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream};
-use homelab_common::{clock::Clock, lifecycle::Tasks};
+use homelab_common::{
+    clock::Clock,
+    lifecycle::{Abandoned, Tasks},
+};
 use homelab_domain::{ids::HostName, site::DaemonKind};
 use homelab_proto::common::v1::{
     self as pb, PutDenyListRequest, node_service_client::NodeServiceClient,
 };
-use homelab_rpc::{deny_list::DenyList, node::to_proto};
-use homelab_store::Store;
+use homelab_rpc::{
+    deny_list::{DenyList, DenyListError, Taken},
+    node::to_proto,
+};
+use homelab_store::{Store, StoreError};
 use tonic::{Request, Status, transport::Channel};
 
 use super::{BackgroundTask, Done, Outcome};
@@ -62,14 +68,12 @@ impl BackgroundTask for PushDenyList {
     }
 
     async fn activate(&self) -> Outcome {
-        let list = self.current().await?;
+        let (list, taken) = self.take_over().await?;
         if list.epoch == 0 {
             return Ok(Done::Nothing);
         }
         let mut done = Vec::new();
-        if self.own.epoch() < list.epoch {
-            let (own, list) = (self.own.clone(), list.clone());
-            let taken = self.tasks.blocking(move || own.replace(list)).await??;
+        if let Some(taken) = taken {
             done.push(format!("closed {} connections here", taken.closed_connections));
         }
         let behind = self.behind(list.epoch);
@@ -82,9 +86,38 @@ impl BackgroundTask for PushDenyList {
     }
 }
 
+/// Why the controller's own deny list was not brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeOverError {
+    /// The store failed.
+    #[error("could not read the deny list")]
+    Store(#[from] StoreError),
+    /// The list was refused.
+    #[error(transparent)]
+    DenyList(#[from] DenyListError),
+    /// The controller stops.
+    #[error(transparent)]
+    Stopping(#[from] Abandoned),
+}
+
 impl PushDenyList {
+    /// Brings the controller's own list up to date; gives the list, and what it did when it was new.
+    ///
+    /// # Errors
+    ///
+    /// The store fails, or the controller stops.
+    pub async fn take_over(&self) -> Result<(pb::DenyList, Option<Taken>), TakeOverError> {
+        let list = self.current().await?;
+        if self.own.epoch() >= list.epoch {
+            return Ok((list, None));
+        }
+        let (own, new) = (self.own.clone(), list.clone());
+        let taken = self.tasks.blocking(move || own.replace(new)).await??;
+        Ok((list, Some(taken)))
+    }
+
     /// The list as it should be everywhere.
-    async fn current(&self) -> Result<pb::DenyList, homelab_store::StoreError> {
+    async fn current(&self) -> Result<pb::DenyList, StoreError> {
         let mut tx = self.store.read().await?;
         let list = tx.certificates().deny_list(self.clock.now()).await?;
         let entries = list.entries.into_iter().filter_map(|entry| {
@@ -116,8 +149,10 @@ impl PushDenyList {
         behind: Vec<(HostName, DaemonKind, Channel)>,
     ) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
         let signed = self.authority.sign_deny_list(list)?;
-        let message =
-            PutDenyListRequest { deny_list: signed.deny_list.into(), signature: signed.signature.into() };
+        let message = PutDenyListRequest {
+            deny_list: signed.deny_list.into(),
+            signature: signed.signature.into(),
+        };
         let asked = behind.len();
         let answers: Vec<_> = stream::iter(behind)
             .map(|(host, kind, channel)| {

@@ -92,8 +92,7 @@ impl Instance {
         let path = state_dir.join(INSTANCE);
         let failed = |source| InstanceError::File { path: path.clone(), source };
         let mut options = File::options();
-        let mut file =
-            options.read(true).append(true).create(true).open(&path).map_err(failed)?;
+        let mut file = options.read(true).append(true).create(true).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
@@ -217,11 +216,7 @@ impl BackgroundTask for KeepLease {
 /// # Errors
 ///
 /// The store fails; the lease then runs out by itself.
-pub async fn release(
-    lease: &Lease,
-    store: &dyn Store,
-    now: Timestamp,
-) -> Result<(), StoreError> {
+pub async fn release(lease: &Lease, store: &dyn Store, now: Timestamp) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
     tx.leadership().release(lease.token, now).await?;
     tx.commit().await

@@ -1,7 +1,6 @@
 //! Keeps the controller's own certificate good: it signs it for itself.
 
 use std::{
-    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -21,7 +20,7 @@ use tracing::warn;
 
 use super::{BackgroundTask, Done, Outcome};
 use crate::ca::{
-    Authority,
+    Authority, addresses_of,
     files::{self, FileError, Readers},
     issue::{IssueError, Leaf, PublicKey, Terms},
     record,
@@ -107,22 +106,7 @@ fn says(identity: &Identity, terms: &Terms) -> bool {
     let facts = identity.facts();
     facts.uris == [terms.identity.to_string()]
         && facts.dns_names == terms.dns
-        && addresses(identity) == terms.addresses
-}
-
-fn addresses(identity: &Identity) -> Vec<IpAddr> {
-    use x509_parser::extensions::GeneralName;
-    let Some(leaf) = identity.chain().first() else { return Vec::new() };
-    let Ok((_, leaf)) = x509_parser::parse_x509_certificate(leaf) else { return Vec::new() };
-    let Ok(Some(names)) = leaf.subject_alternative_name() else { return Vec::new() };
-    let address = |name: &GeneralName<'_>| match name {
-        GeneralName::IPAddress(bytes) => match <[u8; 4]>::try_from(*bytes) {
-            Ok(bytes) => Some(IpAddr::from(bytes)),
-            Err(_) => <[u8; 16]>::try_from(*bytes).ok().map(IpAddr::from),
-        },
-        _ => None,
-    };
-    names.value.general_names.iter().filter_map(address).collect()
+        && identity.chain().first().map(addresses_of).unwrap_or_default() == terms.addresses
 }
 
 /// Renews the controller's own certificate and shows it from the next handshake on.
