@@ -58,6 +58,7 @@ use crate::{
         audit::AuditApi, backup_schedule::BackupScheduleApi, enrolment::EnrolmentApi,
         fleet::FleetApi, job::JobApi, site::SiteApi, unbuilt::NOT_BUILT,
     },
+    http,
     job::{self, Jobs, fleet_engines::FleetEngines},
     login::LoginLinks,
     overview::Overviews,
@@ -126,6 +127,7 @@ pub struct App {
     bound: Bound,
     jobs: Jobs,
     backups: Backups,
+    web: http::Running,
     _instance: Instance,
 }
 
@@ -197,8 +199,8 @@ impl App {
             pace,
             log,
         };
-        assembly.start(listeners).await?;
-        Ok(Self { context, bound, jobs, backups, _instance: instance })
+        let web = assembly.start(listeners).await?;
+        Ok(Self { context, bound, jobs, backups, web, _instance: instance })
     }
 
     /// What its parts are built from.
@@ -225,10 +227,12 @@ impl App {
         &self.bound
     }
 
-    /// Reads the site file again.
+    /// Reads the site file and the gateway's keys again.
     pub fn reload(&self) -> impl Future<Output = ()> + Send + use<> {
         let (site, clock) = (self.context.site_file.clone(), Arc::clone(&self.context.clock));
+        let web = self.web.clone();
         async move {
+            web.reload();
             if let Err(error) = site.reload(clock.now()) {
                 warn!(error = %Chain(&error), "the new site file was not taken; the old one stays");
             }
@@ -259,7 +263,7 @@ struct Assembly {
 }
 
 impl Assembly {
-    async fn start(self, listeners: Listeners) -> Result<(), BuildError> {
+    async fn start(self, listeners: Listeners) -> Result<http::Running, BuildError> {
         let context = &self.context;
         let deny_list = DenyList::default();
         let push = Nudge::default();
@@ -297,7 +301,7 @@ impl Assembly {
                 log: self.log.clone(),
             })
             .service(EnrolmentServiceServer::new(api))
-            .service(FleetServiceServer::new(FleetApi::new(context.clone(), overviews)))
+            .service(FleetServiceServer::new(FleetApi::new(context.clone(), overviews.clone())))
             .service(AuditServiceServer::new(AuditApi::new(Arc::clone(&context.store))))
             .service(SiteServiceServer::new(SiteApi::new(context.clone())))
             .service(JobServiceServer::new(JobApi::new(self.jobs.clone())))
@@ -315,10 +319,12 @@ impl Assembly {
         self.jobs.start();
         self.backups.start(&context.driver);
         self.watchers(dialer).start(context.site.clone());
+        let web = http::Parts { context, jobs: &self.jobs, overviews, names: &self.own.terms.dns };
+        let web = http::start(web, listeners.web_server)?;
         strangers.serve_tls(listeners.enrolment_server);
         main.serve_tls(listeners.grpc_server);
         main.serve_unix(listeners.admin);
-        Ok(())
+        Ok(web)
     }
 
     fn server(&self, deny_list: &DenyList) -> homelab_rpc::serve::Builder {

@@ -53,6 +53,9 @@ pub enum BuildError {
     /// The store cannot be opened.
     #[error("could not open the store")]
     Store(#[from] StoreError),
+    /// The keys of the gateway cannot be loaded.
+    #[error(transparent)]
+    Keys(#[from] crate::http::KeysError),
     /// Another controller acts.
     #[error(transparent)]
     Lease(#[from] LeaseError),

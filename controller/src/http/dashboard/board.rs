@@ -1,0 +1,258 @@
+//! One rendering for all open pages.
+//!
+//! While at least one page is open, what the page is made from is read again after each nudge and
+//! at the latest every few seconds; sections that changed are rendered once and sent to all. The
+//! frames are counted, so that a page that missed one notices and fetches the whole again.
+
+use std::{
+    error::Error,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use homelab_common::{error_chain::Chain, lifecycle::Tasks};
+use serde::Serialize;
+use tokio::sync::{Notify, broadcast};
+use tracing::warn;
+
+use super::{
+    moment::Ages,
+    page::{self, SECTIONS},
+    view::Observed,
+};
+use crate::http::gateway::frame;
+
+/// How long a change that nudged nobody may go unseen.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// Pause between two renderings: people do not read faster.
+const PAUSE: Duration = Duration::from_millis(400);
+
+/// Frames that a page may be behind before it has to fetch the whole again.
+const FRAMES_MAX: usize = 32;
+
+/// Where the board gets what it shows.
+#[async_trait]
+pub trait Source: fmt::Debug + Send + Sync {
+    /// Reads everything that the page is made from.
+    ///
+    /// # Errors
+    /// When the store cannot be read; the page then keeps what it has, with its age.
+    async fn observe(&self) -> Result<Observed, Box<dyn Error + Send + Sync>>;
+}
+
+/// The rendered sections and those who watch them.
+#[derive(Debug)]
+pub struct Board {
+    source: Arc<dyn Source>,
+    nudge: Notify,
+    shown: Mutex<Shown>,
+    frames: broadcast::Sender<Bytes>,
+}
+
+#[derive(Debug, Default)]
+struct Shown {
+    seq: u64,
+    sections: [String; 4],
+}
+
+/// The frames from a moment on.
+#[derive(Debug)]
+pub struct Tab {
+    board: Arc<Board>,
+    frames: broadcast::Receiver<Bytes>,
+}
+
+impl Board {
+    /// A board that nobody watches yet.
+    #[must_use]
+    pub fn new(source: Arc<dyn Source>) -> Arc<Self> {
+        let (frames, _) = broadcast::channel(FRAMES_MAX);
+        Arc::new(Self { source, nudge: Notify::new(), shown: Mutex::default(), frames })
+    }
+
+    /// Renders whenever something may have changed, until the daemon stops.
+    pub fn start(self: &Arc<Self>, tasks: &Tasks) {
+        let (board, stopping) = (Arc::clone(self), tasks.stopping());
+        tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = board.nudge.notified() => {}
+                    () = tokio::time::sleep(PERIOD) => {}
+                    () = stopping.cancelled() => return,
+                }
+                if board.frames.receiver_count() > 0 {
+                    board.refresh().await;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+    }
+
+    /// Something has changed.
+    pub fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+
+    /// What the page is made from, fresh, and the number of the last frame that it includes.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn snapshot(&self) -> Result<(u64, Observed), Box<dyn Error + Send + Sync>> {
+        // The number first: a frame sent in between is then applied twice, never missed.
+        let seq = self.lock().seq;
+        Ok((seq, self.source.observe().await?))
+    }
+
+    /// Follows the board.
+    #[must_use]
+    pub fn watch(self: &Arc<Self>) -> Tab {
+        let tab = Tab { board: Arc::clone(self), frames: self.frames.subscribe() };
+        self.nudge();
+        tab
+    }
+
+    /// How many pages are open.
+    #[must_use]
+    pub fn watchers(&self) -> usize {
+        self.frames.receiver_count()
+    }
+
+    async fn refresh(&self) {
+        let observed = match self.source.observe().await {
+            Ok(observed) => observed,
+            Err(error) => {
+                warn!(error = %Chain(error.as_ref()), "could not read what the dashboard shows");
+                return;
+            }
+        };
+        match page::sections(&observed, Ages::Counted) {
+            Ok(sections) => self.publish(sections),
+            Err(error) => warn!(error = %Chain(&error), "could not render the dashboard"),
+        }
+    }
+
+    fn publish(&self, sections: [String; 4]) {
+        let mut shown = self.lock();
+        for (index, (kind, html)) in SECTIONS.into_iter().zip(&sections).enumerate() {
+            if shown.sections.get(index) == Some(html) {
+                continue;
+            }
+            shown.seq += 1;
+            // Nobody listening is not an error: the last page was just closed.
+            let _listeners = self.frames.send(event(&Event { seq: shown.seq, kind, html }));
+        }
+        shown.sections = sections;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tab {
+    /// The frame that tells a page where the board stands.
+    #[must_use]
+    pub fn hello(&self) -> Bytes {
+        event(&Event { seq: self.board.lock().seq, kind: "hello", html: "" })
+    }
+
+    /// The next frame. A page that was too slow gets a `hello`, whose number tells it that it has
+    /// missed something. `None` once the board is gone.
+    ///
+    /// Cancel safety: safe; no frame is lost.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        match self.frames.recv().await {
+            Ok(frame) => Some(frame),
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                self.frames = self.frames.resubscribe();
+                Some(self.hello())
+            }
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    seq: u64,
+    kind: &'a str,
+    html: &'a str,
+}
+
+fn event(event: &Event<'_>) -> Bytes {
+    serde_json::to_vec(event).map_or_else(|_| frame::comment("lost"), |json| frame::data(&json))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Counting {
+        reads: AtomicU32,
+        pending: AtomicU32,
+    }
+
+    #[async_trait]
+    impl Source for Counting {
+        async fn observe(&self) -> Result<Observed, Box<dyn Error + Send + Sync>> {
+            self.reads.fetch_add(1, Ordering::SeqCst);
+            let mut observed = Observed::default();
+            observed.status.jobs = Some(homelab_proto::controller::v1::JobCounts {
+                pending: self.pending.load(Ordering::SeqCst),
+                ..Default::default()
+            });
+            observed.pending.push(Default::default());
+            Ok(observed)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_pages_get_one_rendering_and_only_what_changed() {
+        let source = Arc::new(Counting::default());
+        let board = Board::new(Arc::<Counting>::clone(&source));
+        let tasks = Tasks::default();
+        board.start(&tasks);
+        let mut tabs = [board.watch(), board.watch(), board.watch()];
+        for tab in &mut tabs {
+            for seq in 1..=4 {
+                let frame = tab.next().await.expect("a frame");
+                assert!(
+                    frame.starts_with(format!("data: {{\"seq\":{seq},").as_bytes()),
+                    "{frame:?}"
+                );
+            }
+        }
+        assert_eq!(source.reads.load(Ordering::SeqCst), 1);
+        source.pending.store(3, Ordering::SeqCst);
+        board.nudge();
+        let frame = tabs[0].next().await.expect("a frame");
+        assert!(frame.starts_with(b"data: {\"seq\":5,\"kind\":\"jobs\""), "{frame:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_read_while_no_page_is_open() {
+        let source = Arc::new(Counting::default());
+        let board = Board::new(Arc::<Counting>::clone(&source));
+        board.start(&Tasks::default());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(source.reads.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn a_page_that_is_too_slow_is_told_to_fetch_the_whole() {
+        let board = Board::new(Arc::new(Counting::default()));
+        let mut tab = board.watch();
+        for round in 0..=FRAMES_MAX {
+            board.publish(std::array::from_fn(|_| round.to_string()));
+        }
+        let frame = tab.next().await.expect("a frame");
+        assert!(frame.starts_with(b"data: {\"seq\":132,\"kind\":\"hello\""), "{frame:?}");
+    }
+}

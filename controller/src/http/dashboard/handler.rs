@@ -1,0 +1,235 @@
+//! The pages, over HTTP.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Form, Router,
+    body::Body,
+    extract::{DefaultBodyLimit, Path, State},
+    response::{Html, IntoResponse, Redirect, Response},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use futures_util::stream;
+use homelab_common::{clock::Clock, error_chain::Chain, lifecycle::Tasks};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::{
+    assets,
+    board::{Board, Tab},
+    page::{self, Viewer},
+};
+use crate::http::{
+    gateway::frame,
+    session::{LoggedIn, Sessions, is_same, is_same_origin},
+};
+
+/// Pages that may be open at once.
+const PAGES_MAX: usize = 512;
+
+/// Largest form.
+const FORM_BYTES_MAX: usize = 16 * 1024;
+
+/// Silence after which an open page is sent a comment and its session is looked at again.
+const PING: Duration = Duration::from_secs(15);
+
+/// The dashboard.
+#[derive(Clone, Debug)]
+pub struct Dashboard {
+    /// What is shown.
+    pub board: Arc<Board>,
+    /// Who is logged in.
+    pub sessions: Sessions,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Open pages end with them.
+    pub tasks: Tasks,
+}
+
+impl Dashboard {
+    /// Its routes.
+    pub fn routes(self) -> Router {
+        Router::new()
+            .route("/", get(overview))
+            .route("/events", get(events))
+            .route("/login", post(redeem))
+            .route("/login/{secret}", get(enter))
+            .route("/logout", post(logout))
+            .route("/assets/{name}", get(assets::get))
+            .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
+            .with_state(self)
+    }
+
+    async fn who(&self, headers: &HeaderMap) -> Result<Option<LoggedIn>, Response> {
+        self.sessions.who(headers).await.map_err(|error| failed(&error))
+    }
+}
+
+async fn overview(State(dashboard): State<Dashboard>, headers: HeaderMap) -> Response {
+    let logged_in = match dashboard.who(&headers).await {
+        Ok(Some(logged_in)) => logged_in,
+        Ok(None) => {
+            return gate(
+                "Not logged in",
+                "This page shows the state of the homelab to those who belong to it.",
+            );
+        }
+        Err(response) => return response,
+    };
+    let (seq, observed) = match dashboard.board.snapshot().await {
+        Ok(snapshot) => snapshot,
+        Err(error) => return failed(error.as_ref()),
+    };
+    let viewer = Viewer {
+        person: logged_in.session.user.to_string(),
+        role: logged_in.role(),
+        csrf: logged_in.csrf,
+    };
+    html(StatusCode::OK, page::overview(&observed, &viewer, seq, dashboard.clock.now()))
+}
+
+/// What a login link leads to: a button, so that a program that only looks at links does not use
+/// this one up.
+async fn enter(Path(secret): Path<String>) -> Response {
+    html(StatusCode::OK, page::enter(&secret))
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    token: String,
+}
+
+async fn redeem(
+    State(dashboard): State<Dashboard>,
+    headers: HeaderMap,
+    Form(entry): Form<Entry>,
+) -> Response {
+    if !is_same_origin(&headers) {
+        return foreign();
+    }
+    match dashboard.sessions.redeem(&entry.token).await {
+        Ok(Some(cookie)) => {
+            info!("a browser logged in with a link");
+            ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
+        }
+        Ok(None) => gate(
+            "This link does not work",
+            "It was used before, or its five minutes are over. Make a new one.",
+        ),
+        Err(error) => failed(&error),
+    }
+}
+
+#[derive(Deserialize)]
+struct Leave {
+    csrf: String,
+}
+
+async fn logout(
+    State(dashboard): State<Dashboard>,
+    headers: HeaderMap,
+    Form(leave): Form<Leave>,
+) -> Response {
+    let logged_in = match dashboard.who(&headers).await {
+        Ok(Some(logged_in)) => logged_in,
+        Ok(None) => return Redirect::to("/").into_response(),
+        Err(response) => return response,
+    };
+    if !is_same_origin(&headers) || !is_same(&leave.csrf, &logged_in.csrf) {
+        return foreign();
+    }
+    match dashboard.sessions.end(&logged_in.session).await {
+        Ok(cookie) => {
+            let mut response =
+                gate("Logged out", "The session has ended, here and on the controller.");
+            *response.status_mut() = StatusCode::OK;
+            if let Some(cookie) = cookie {
+                response.headers_mut().insert(header::SET_COOKIE, cookie);
+            }
+            response
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// The stream that keeps a page alive.
+async fn events(State(dashboard): State<Dashboard>, headers: HeaderMap) -> Response {
+    let logged_in = match dashboard.who(&headers).await {
+        Ok(Some(logged_in)) => logged_in,
+        Ok(None) => return StatusCode::UNAUTHORIZED.into_response(),
+        Err(response) => return response,
+    };
+    if dashboard.board.watchers() >= PAGES_MAX {
+        return (StatusCode::SERVICE_UNAVAILABLE, "too many open pages\n").into_response();
+    }
+    let tab = dashboard.board.watch();
+    let feed = Feed {
+        first: Some(tab.hello()),
+        tab,
+        stopping: dashboard.tasks.stopping(),
+        dashboard,
+        logged_in,
+    };
+    let frames = stream::unfold(feed, |mut feed| async {
+        let frame = feed.next().await?;
+        Some((Ok::<_, Infallible>(frame), feed))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    (headers, Body::from_stream(frames)).into_response()
+}
+
+struct Feed {
+    first: Option<Bytes>,
+    tab: Tab,
+    stopping: CancellationToken,
+    dashboard: Dashboard,
+    logged_in: LoggedIn,
+}
+
+impl Feed {
+    /// The next frame; `None` when the session has ended or the controller stops.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        let due = Instant::now() + PING;
+        tokio::select! {
+            frame = self.tab.next() => frame,
+            () = self.stopping.cancelled() => None,
+            () = tokio::time::sleep_until(due) => {
+                let is_good = self.dashboard.sessions.is_good(&self.logged_in.session).await;
+                is_good.unwrap_or(true).then(|| frame::comment("still there"))
+            }
+        }
+    }
+}
+
+fn gate(heading: &str, words: &str) -> Response {
+    html(StatusCode::UNAUTHORIZED, page::login(heading, words))
+}
+
+fn foreign() -> Response {
+    let words =
+        "This form was not sent by a page of the controller. Open the dashboard and try again.\n";
+    (StatusCode::FORBIDDEN, words).into_response()
+}
+
+fn html(status: StatusCode, rendered: askama::Result<String>) -> Response {
+    match rendered {
+        Ok(text) => (status, Html(text)).into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
+    error!(error = %Chain(error), "a page could not be made");
+    let words = "The page could not be made. The log of homelab-controller says why, under the id in `x-request-id`.\n";
+    (StatusCode::INTERNAL_SERVER_ERROR, words).into_response()
+}

@@ -1,0 +1,109 @@
+//! `GET /v1/models`: from memory, at once, never waking anything. Open WebUI asks every second.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, Request, State},
+    response::{IntoResponse, Response},
+};
+use homelab_proto::inference::v1::ModelState;
+use http::{HeaderValue, header};
+use serde::Serialize;
+
+use super::{Gateway, error::ApiError, key::Caller};
+use crate::job::{engines::Contact, models::TierModel};
+
+#[derive(Serialize)]
+struct List {
+    object: &'static str,
+    data: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    id: String,
+    object: &'static str,
+    created: i64,
+    owned_by: String,
+    tier: String,
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta: Option<Meta>,
+}
+
+/// As llama-server's router says it.
+#[derive(Serialize)]
+struct Status {
+    value: &'static str,
+}
+
+#[derive(Serialize)]
+struct Meta {
+    n_ctx: u32,
+}
+
+/// The models that the caller may use.
+pub(super) async fn list(State(gateway): State<Gateway>, request: Request) -> Response {
+    let response = match gateway.caller(request.headers()) {
+        Ok(caller) => json(&List { object: "list", data: rows(&gateway, &caller).collect() }),
+        Err(error) => error.into_response(),
+    };
+    gateway.metrics.answered("models", response.status());
+    response
+}
+
+/// One model.
+pub(super) async fn get(
+    State(gateway): State<Gateway>,
+    Path(model): Path<String>,
+    request: Request,
+) -> Response {
+    let response = match gateway.caller(request.headers()) {
+        Ok(caller) => match rows(&gateway, &caller).find(|row| row.id == model) {
+            Some(row) => json(&row),
+            None => ApiError::model_not_found(&model).into_response(),
+        },
+        Err(error) => error.into_response(),
+    };
+    gateway.metrics.answered("models", response.status());
+    response
+}
+
+fn rows(gateway: &Gateway, caller: &Arc<Caller>) -> impl Iterator<Item = Row> {
+    let (caller, created) = (Arc::clone(caller), gateway.started_at.as_second());
+    let models = gateway.jobs.models().into_iter();
+    models
+        .filter(move |model| caller.tiers.contains(&model.tier))
+        .map(move |model| row(&model, created))
+}
+
+fn row(model: &TierModel, created: i64) -> Row {
+    Row {
+        id: model.name.to_string(),
+        object: "model",
+        created,
+        owned_by: format!("homelab-{}", model.tier),
+        tier: model.tier.to_string(),
+        status: Status { value: status(model) },
+        meta: model.context_tokens.map(|n_ctx| Meta { n_ctx }),
+    }
+}
+
+fn status(model: &TierModel) -> &'static str {
+    match (model.contact, model.state) {
+        (Some(Contact::Asleep), _) => "asleep",
+        (Some(Contact::Unreachable) | None, _) => "unreachable",
+        (Some(Contact::Connected), ModelState::Loaded) => "loaded",
+        (Some(Contact::Connected), ModelState::Loading) => "loading",
+        (Some(Contact::Connected), ModelState::Failed) => "failed",
+        (Some(Contact::Connected), ModelState::Unloaded | ModelState::Unspecified) => "unloaded",
+    }
+}
+
+fn json(body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(body) => ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body)
+            .into_response(),
+        Err(_) => ApiError::internal().into_response(),
+    }
+}
