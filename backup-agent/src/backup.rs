@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     blocking,
     ids::{Name, RunId},
-    manifest::{Manifest, TableKind},
+    manifest::{FILE_NAME as MANIFEST, Manifest, TableKind},
     progress::{Progress, Stage},
     repository::{Intent, Repository, RepositoryError, Snapshot, Stored, identity::GuardError},
     source::{Capture, Context, Source, SourceError, postgres::DATABASE_FILE},
@@ -96,7 +96,7 @@ impl Backup {
     ///
     /// Why a run could not begin.
     pub async fn inspect(&self, run: RunId) -> Result<Vec<String>, BackupError> {
-        let room = self.preflight().await?;
+        let (room, _) = self.preflight(run).await?;
         let mut findings = self.source.inspect(run).await.map_err(|source| self.source(source))?;
         findings.push(format!(
             "repository `{}` is the right one and has {room} bytes left",
@@ -118,7 +118,9 @@ impl Backup {
         cancel: &CancellationToken,
     ) -> Result<Backed, BackupError> {
         progress.enter(Stage::Preparing, None);
-        self.preflight().await?;
+        if let (_, Some(snapshot)) = self.preflight(run).await? {
+            return self.stored_before(snapshot).await;
+        }
         let context = Context {
             run,
             backup: self.name.clone(),
@@ -138,7 +140,8 @@ impl Backup {
     }
 
     /// The repository is right, and has room for half as much again as last time.
-    async fn preflight(&self) -> Result<u64, BackupError> {
+    /// Gives the room, and what this very run stored before a restart.
+    async fn preflight(&self, run: RunId) -> Result<(u64, Option<Snapshot>), BackupError> {
         let (repository, name) = (Arc::clone(&self.repository), self.name.clone());
         blocking::run(move || {
             repository.guard()?;
@@ -152,9 +155,30 @@ impl Backup {
                 let path = repository.name().as_str().into();
                 return Err(GuardError::TooLittleRoom { path, available, wanted }.into());
             }
-            Ok(available)
+            let same = |snapshot: &Snapshot| snapshot.run == run && snapshot.backup == name;
+            let before = snapshots.into_iter().find(same);
+            Ok((available, before))
         })
         .await
+    }
+
+    /// The same request came again after the daemon had been restarted.
+    async fn stored_before(&self, snapshot: Snapshot) -> Result<Backed, BackupError> {
+        let repository = Arc::clone(&self.repository);
+        let path = format!("{}/{MANIFEST}", snapshot.folder());
+        let read = move || {
+            let mut bytes = Vec::new();
+            let cancel = CancellationToken::new();
+            repository.read(&snapshot.id, &path, &mut bytes, &cancel)?;
+            let manifest =
+                Manifest::from_bytes(&bytes).map_err(|error| RepositoryError::Mismatch {
+                    file: MANIFEST.to_owned(),
+                    repository: repository.name().clone(),
+                    detail: error.to_string(),
+                })?;
+            Ok(Backed { snapshot, manifest })
+        };
+        blocking::run(read).await.map_err(|source| self.repository(source))
     }
 
     /// Streams into the repository and waits for the source's own verdict at once.

@@ -46,6 +46,8 @@ pub struct Target {
     pub server: Server,
     /// A database to connect to for making others.
     pub database: String,
+    /// This host: what it makes there carries the name.
+    pub owner: String,
     /// What runs and where.
     pub tools: Tools,
 }
@@ -416,9 +418,11 @@ impl Facts {
 
     /// What keeps this target from showing anything, a sentence each.
     fn obstacles(&self, manifest: &Manifest) -> Vec<String> {
-        let missing = manifest.postgres.extensions.iter().filter(|extension| {
-            !self.extensions.iter().any(|available| *available == extension.name)
-        });
+        let missing = manifest
+            .postgres
+            .extensions
+            .iter()
+            .filter(|extension| !self.extensions.contains(&extension.name));
         let mut obstacles: Vec<String> = missing
             .map(|extension| {
                 format!(

@@ -43,19 +43,45 @@ pub enum Work {
     Drill {
         /// The backup.
         backup: Name,
+        /// What was asked for: a snapshot, or empty for the newest.
+        snapshot: String,
         /// Where it restores.
         target: Name,
     },
     /// A restore: a folder with half a restore.
     Restore {
-        /// The folder.
-        partial: PathBuf,
+        /// Where the snapshot is.
+        repository: Name,
+        /// What is restored.
+        snapshot: String,
+        /// The folder that it becomes.
+        target: PathBuf,
     },
     /// A verification: nothing.
     Verification {
         /// What is read.
         repository: Name,
+        /// Whether all data is.
+        read_data: bool,
     },
+}
+
+impl Work {
+    /// Whether both cannot go on at the same time.
+    #[must_use]
+    pub fn excludes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Backup { backup: a, .. }, Self::Backup { backup: b, .. }) => a == b,
+            // Drills share the roles that they make on a target.
+            (Self::Drill { target: a, .. }, Self::Drill { target: b, .. }) => a == b,
+            (Self::Restore { target: a, .. }, Self::Restore { target: b, .. }) => a == b,
+            (
+                Self::Verification { repository: a, .. },
+                Self::Verification { repository: b, .. },
+            ) => a == b,
+            _ => false,
+        }
+    }
 }
 
 /// The runs that go on. Calls block on the disk.
@@ -118,7 +144,10 @@ mod tests {
         let entry = |number| Entry {
             run: RunId::from(Uuid::from_u128(number)),
             started_at: Timestamp::UNIX_EPOCH,
-            work: Work::Verification { repository: "nas".parse().expect("a name") },
+            work: Work::Verification {
+                repository: "nas".parse().expect("a name"),
+                read_data: true,
+            },
         };
         let journal = Journal::open(dir.path()).expect("a journal");
         journal.begin(entry(1)).expect("written");

@@ -106,6 +106,13 @@ pub trait Repository: Debug + Send + Sync {
     /// The place does not answer.
     fn available_bytes(&self) -> Result<u64, GuardError>;
 
+    /// Whether its file system takes writes.
+    ///
+    /// # Errors
+    ///
+    /// The place does not answer.
+    fn is_writable(&self) -> Result<bool, GuardError>;
+
     /// Bytes that the repository takes.
     ///
     /// # Errors

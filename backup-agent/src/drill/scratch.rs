@@ -19,8 +19,8 @@ use crate::{
 /// How the name of a scratch database begins; the run's identifier follows.
 pub const PREFIX: &str = "homelab_scratch_";
 
-/// How the comment on everything that a drill made begins; the run's identifier
-/// follows. Whatever lacks it is not ours.
+/// How the comment on everything that a drill made begins; the run's identifier and
+/// the host of the agent follow. Whatever lacks it is not ours.
 pub const MARKER: &str = "homelab-scratch";
 
 /// The scratch database of one drill, with the roles made for it.
@@ -38,7 +38,7 @@ impl<'a> Scratch<'a> {
     /// Makes the missing roles and an empty database.
     pub(super) fn make(&mut self, manifest: &Manifest) -> Result<(), DrillError> {
         let Some(session) = &mut self.session else { return Ok(()) };
-        make(session, self.drill.run, &self.name, manifest)
+        make(session, &comment_of(self.drill.run, &self.drill.target.owner), &self.name, manifest)
             .map_err(|source| self.drill.target_error(source))
     }
 
@@ -57,14 +57,14 @@ impl<'a> Scratch<'a> {
 
 fn make(
     session: &mut Session,
-    run: RunId,
+    comment: &str,
     name: &str,
     manifest: &Manifest,
 ) -> Result<(), PostgresError> {
     let existing: Vec<String> =
         session.ask("list the roles", "SELECT json_agg(rolname) FROM pg_roles")?;
     let missing = manifest.postgres.roles.iter().filter(|role| !existing.contains(role));
-    let comment = quoted_text(&comment_of(run));
+    let comment = quoted_text(comment);
     let mut sql = String::from("BEGIN;");
     for role in missing {
         let role = quoted_name(role);
@@ -95,13 +95,15 @@ fn database_name(run: RunId) -> String {
     format!("{PREFIX}{}", run.compact())
 }
 
-fn comment_of(run: RunId) -> String {
-    format!("{MARKER} {run}")
+fn comment_of(run: RunId, owner: &str) -> String {
+    format!("{MARKER} {run} {owner}")
 }
 
-/// The run that a database or role belongs to, if it is one of ours by its comment.
-fn run_of(comment: &str) -> Option<RunId> {
-    comment.strip_prefix(MARKER)?.strip_prefix(' ')?.parse().ok()
+/// The run that a database or role belongs to, if its comment says that this agent
+/// made it: several may drill on one server.
+fn run_of(comment: &str, owner: &str) -> Option<RunId> {
+    let (run, made_by) = comment.strip_prefix(MARKER)?.strip_prefix(' ')?.split_once(' ')?;
+    run.parse().ok().filter(|_| made_by == owner)
 }
 
 #[derive(Deserialize)]
@@ -140,7 +142,7 @@ pub fn sweep(
     let mut removed = Vec::new();
     let databases: Vec<Marked> = session.ask("list the databases", DATABASES)?;
     for database in databases {
-        let Some(run) = run_of(&database.comment) else { continue };
+        let Some(run) = run_of(&database.comment, &target.owner) else { continue };
         if database.name != database_name(run) || is_alive(run) {
             continue;
         }
@@ -150,7 +152,7 @@ pub fn sweep(
     }
     let roles: Vec<Marked> = session.ask("list the roles", ROLES)?;
     for role in roles {
-        if run_of(&role.comment).is_none_or(&is_alive) {
+        if run_of(&role.comment, &target.owner).is_none_or(&is_alive) {
             continue;
         }
         let sql = format!("DROP ROLE IF EXISTS {}", quoted_name(&role.name));
@@ -175,9 +177,10 @@ mod tests {
     #[test]
     fn only_our_own_comment_names_a_run() {
         let run = RunId::from(Uuid::from_u128(7));
-        assert_eq!(run_of(&comment_of(run)), Some(run));
-        for foreign in ["", "homelab-scratch", "homelab-scratch yes", "my homelab-scratch"] {
-            assert_eq!(run_of(foreign), None, "{foreign}");
+        assert_eq!(run_of(&comment_of(run, "db"), "db"), Some(run));
+        assert_eq!(run_of(&comment_of(run, "db"), "nas"), None);
+        for foreign in ["", "homelab-scratch", "homelab-scratch yes db", "my homelab-scratch"] {
+            assert_eq!(run_of(foreign, "db"), None, "{foreign}");
         }
     }
 

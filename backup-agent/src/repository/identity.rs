@@ -271,6 +271,21 @@ impl Anchor {
         Ok(room.blocks_available().saturating_mul(room.fragment_size()))
     }
 
+    /// Whether the file system is mounted for writing and lets us write here.
+    ///
+    /// # Errors
+    ///
+    /// The file system does not answer.
+    pub fn is_writable(&self) -> Result<bool, GuardError> {
+        match nix::unistd::access(&self.through(), nix::unistd::AccessFlags::W_OK) {
+            Ok(()) => Ok(true),
+            Err(nix::errno::Errno::EROFS | nix::errno::Errno::EACCES) => Ok(false),
+            Err(errno) => {
+                Err(GuardError::Unreachable { path: self.path.clone(), source: errno.into() })
+            }
+        }
+    }
+
     /// Makes everything written so far durable, folders included. rustic_core's
     /// local backend flushes files but not the folders they are renamed into.
     ///

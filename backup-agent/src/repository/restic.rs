@@ -21,6 +21,7 @@ mod archive;
 mod record;
 
 use std::{
+    cmp::Reverse,
     fmt,
     io::Write,
     sync::{Arc, Mutex, PoisonError},
@@ -33,7 +34,7 @@ use rustic_backend::BackendOptions;
 use rustic_core::{
     CheckOptions, ConfigOptions, Credentials, KeyOptions, OpenStatus, RepositoryOptions,
     RusticError,
-    repofile::{MasterKey, SnapshotFile},
+    repofile::{MasterKey, SnapshotFile, SnapshotId as EngineId},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -170,9 +171,22 @@ impl Guarded<'_> {
         RepositoryError::Mismatch { file: file.to_owned(), repository, detail }
     }
 
-    /// Every snapshot, whoever made it.
+    /// Every snapshot, whoever made it. One that somebody removes between the listing
+    /// and the reading is no longer there, and no error.
     fn all(&self, open: &Open) -> Result<Vec<SnapshotFile>, RepositoryError> {
-        open.get_all_snapshots().map_err(|error| self.engine("read the snapshots", &error))
+        let failed = |error: Box<RusticError>| self.engine("read the snapshots", &error);
+        let mut all = Vec::new();
+        for id in open.list::<EngineId>().map_err(failed)? {
+            match open.get_file::<SnapshotFile>(&id) {
+                Ok(file) => all.push(SnapshotFile { id, ..file }),
+                Err(error) => {
+                    if open.list::<EngineId>().map_err(failed)?.any(|listed| listed == id) {
+                        return Err(failed(error));
+                    }
+                }
+            }
+        }
+        Ok(all)
     }
 
     fn find(&self, open: &Open, id: &SnapshotId) -> Result<SnapshotFile, RepositoryError> {
@@ -251,7 +265,7 @@ impl Repository for ResticRepository {
         let guarded = self.guarded()?;
         let mut snapshots: Vec<_> =
             guarded.all(&guarded.open()?)?.iter().filter_map(record::to_snapshot).collect();
-        snapshots.sort_by(|a, b| (b.taken_at, b.run).cmp(&(a.taken_at, a.run)));
+        snapshots.sort_by_key(|snapshot| Reverse((snapshot.taken_at, snapshot.run)));
         Ok(snapshots)
     }
 
@@ -278,9 +292,10 @@ impl Repository for ResticRepository {
         let guarded = self.guarded()?;
         progress.enter(Stage::Checking, None);
         let options = CheckOptions::default().read_data(depth == Depth::Data);
-        let results = guarded
-            .open()?
-            .check(options)
+        let open = guarded.open()?;
+        let trees = guarded.all(&open)?.into_iter().map(|file| file.tree).collect();
+        let results = open
+            .check_with_trees(options, trees)
             .map_err(|error| guarded.engine("check the repository", &error))?;
         if results.is_ok().is_ok() {
             return Ok(Vec::new());
@@ -292,6 +307,10 @@ impl Repository for ResticRepository {
 
     fn available_bytes(&self) -> Result<u64, GuardError> {
         self.place.guard()?.available_bytes()
+    }
+
+    fn is_writable(&self) -> Result<bool, GuardError> {
+        self.place.guard()?.is_writable()
     }
 
     fn stored_bytes(&self) -> Result<u64, RepositoryError> {

@@ -252,11 +252,13 @@ impl ReadSource for Source {
             std::mem::take(&mut *self.entries.lock().unwrap_or_else(PoisonError::into_inner));
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let with_node = |entry: Entry| {
-            let mut metadata = Metadata::default();
-            metadata.size = entry.bytes;
-            metadata.mode = Some(FILE_MODE);
-            metadata.mtime = Some(self.mtime);
-            metadata.links = 1;
+            let metadata = Metadata {
+                size: entry.bytes,
+                mode: Some(FILE_MODE),
+                mtime: Some(self.mtime),
+                links: 1,
+                ..Metadata::default()
+            };
             let node = Node::new_node(entry.name.as_ref(), NodeType::File, metadata);
             let path = self.folder.join(&entry.name);
             Ok(ReadSourceEntry { path, node, open: Some(Opening(entry.content)) })

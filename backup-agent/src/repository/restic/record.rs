@@ -38,12 +38,13 @@ pub(super) fn run_tag(run: RunId) -> String {
 
 /// A snapshot that is about to be written, unverified.
 pub(super) fn unverified(intent: &Intent, host: &str) -> SnapshotFile {
-    let mut file = SnapshotFile::default();
-    file.time = intent.taken_at.to_zoned(TimeZone::UTC);
-    file.hostname = host.to_owned();
-    file.label = intent.backup.to_string();
-    file.tags = tags(UNVERIFIED, intent.run);
-    file
+    SnapshotFile {
+        time: intent.taken_at.to_zoned(TimeZone::UTC),
+        hostname: host.to_owned(),
+        label: intent.backup.to_string(),
+        tags: tags(UNVERIFIED, intent.run),
+        ..SnapshotFile::default()
+    }
 }
 
 /// Makes the proved form of an unverified snapshot.

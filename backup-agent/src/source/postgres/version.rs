@@ -54,7 +54,7 @@ impl Client {
             })
         };
         let (version, help) = (say("--version")?, say("--help")?);
-        self.version = version_in(&version).unwrap_or(version.trim()).to_owned();
+        self.version = version_in(&version).unwrap_or_else(|| version.trim()).to_owned();
         self.restrict_keys = help.contains("--restrict-key");
         Ok(())
     }

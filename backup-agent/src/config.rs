@@ -1,0 +1,398 @@
+//! `/etc/homelab/backup-agent.toml`.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use homelab_common::{
+    config::{Allowed, Document, Report, Section, Value, parse},
+    secret::Source as SecretSource,
+};
+use homelab_rpc::{daemon::DaemonConfig, peer::Kind};
+use uuid::Uuid;
+
+use crate::{
+    ids::Name,
+    repository::{identity::MountRule, mount::NETWORK_FILESYSTEMS},
+    source::postgres::Limits,
+};
+
+/// Where the file stands unless another one is named.
+pub const PATH: &str = "/etc/homelab/backup-agent.toml";
+
+/// Where Debian puts each major version of PostgreSQL's programs.
+const CLIENTS: &str = "/usr/lib/postgresql";
+
+/// The modes of libpq (postgresql.org/docs/current/libpq-ssl.html).
+const TLS_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Sockets, identity, state, log.
+    pub daemon: DaemonConfig,
+    /// This host's name in snapshots.
+    pub host: String,
+    /// Where PostgreSQL's programs are.
+    pub clients: PathBuf,
+    /// Bounds on them.
+    pub limits: Limits,
+    /// `[[repository]]`.
+    pub repositories: Vec<RepositoryConfig>,
+    /// `[[backup]]`.
+    pub backups: Vec<BackupConfig>,
+    /// `[[drill-target]]`.
+    pub targets: Vec<TargetConfig>,
+}
+
+/// One repository.
+#[derive(Clone, Debug)]
+pub struct RepositoryConfig {
+    /// Its name.
+    pub name: Name,
+    /// Its folder.
+    pub path: PathBuf,
+    /// Its identity.
+    pub id: Uuid,
+    /// Its password.
+    pub password: SecretSource,
+    /// What must be mounted.
+    pub mount: Option<MountRule>,
+}
+
+/// How to reach a PostgreSQL server.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Host name, address, or folder of a Unix socket.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Role.
+    pub user: String,
+    /// Its password.
+    pub password: Option<SecretSource>,
+    /// Database.
+    pub database: String,
+    /// libpq's `sslmode`.
+    pub tls_mode: Option<String>,
+    /// Certificates to check the server's against.
+    pub tls_root: Option<PathBuf>,
+}
+
+/// One backup of a PostgreSQL database.
+#[derive(Clone, Debug)]
+pub struct BackupConfig {
+    /// Its name.
+    pub name: Name,
+    /// Where it is stored.
+    pub repository: Name,
+    /// What is dumped.
+    pub server: ServerConfig,
+    /// Where it is drilled.
+    pub drill_target: Option<Name>,
+}
+
+/// One server to drill on.
+#[derive(Clone, Debug)]
+pub struct TargetConfig {
+    /// Its name.
+    pub name: Name,
+    /// How to reach it; the database is one to make others from.
+    pub server: ServerConfig,
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// Every problem of the file, in one report.
+    pub fn load(path: &Path) -> Result<Self, Report> {
+        Self::read(&Document::load(path)?)
+    }
+
+    /// Takes `text` as the content of `file`, a name for reports.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn parse(file: &str, text: &str) -> Result<Self, Report> {
+        Self::read(&Document::parse(file, text)?)
+    }
+
+    fn read(document: &Document) -> Result<Self, Report> {
+        let root = document.root();
+        let daemon = DaemonConfig::read(&root, Kind::BackupAgent);
+        let host = root.or("host", host_name(), parse::string);
+        let postgres = root.table("postgres");
+        let default = Limits::default();
+        let clients = postgres.or("clients", CLIENTS.into(), parse::path);
+        let limits = Limits {
+            run_max: postgres.or("run-max", default.run_max, parse::duration),
+            lock_wait: postgres.or("lock-wait", default.lock_wait, parse::duration),
+        };
+        let repositories: Vec<Option<RepositoryConfig>> =
+            root.tables("repository").iter().map(repository).collect();
+        let targets: Vec<Option<TargetConfig>> =
+            root.tables("drill-target").iter().map(target).collect();
+        let known = Known {
+            repositories: repositories.iter().flatten().map(|it| it.name.clone()).collect(),
+            targets: targets.iter().flatten().map(|it| it.name.clone()).collect(),
+        };
+        let backups: Vec<Option<BackupConfig>> =
+            root.tables("backup").iter().map(|section| backup(section, &known)).collect();
+        let names = backups.iter().flatten().map(|it| it.name.clone()).collect::<Vec<_>>();
+        refuse_repeated(&root, "repository", &known.repositories);
+        refuse_repeated(&root, "drill-target", &known.targets);
+        refuse_repeated(&root, "backup", &names);
+        document.finish_with(|| {
+            Some(Self {
+                daemon,
+                host,
+                clients,
+                limits,
+                repositories: repositories.into_iter().collect::<Option<_>>()?,
+                backups: backups.into_iter().collect::<Option<_>>()?,
+                targets: targets.into_iter().collect::<Option<_>>()?,
+            })
+        })
+    }
+}
+
+/// The names that others may refer to.
+struct Known {
+    repositories: Vec<Name>,
+    targets: Vec<Name>,
+}
+
+fn name(value: &Value<'_>) -> Result<Name, Allowed> {
+    parse::text(str::parse::<Name>)(value)
+}
+
+fn one_of<'k>(known: &'k [Name]) -> impl Fn(&Value<'_>) -> Result<Name, Allowed> + 'k {
+    move |value| {
+        let name = name(value)?;
+        if known.contains(&name) {
+            return Ok(name);
+        }
+        Err(Allowed::one_of(known.iter().map(Name::as_str)))
+    }
+}
+
+fn repository(section: &Section<'_>) -> Option<RepositoryConfig> {
+    let name = section.required("name", name);
+    let path = section.required("path", parse::path);
+    let id = section.required("id", parse::from_str("a UUID, such as `uuidgen` prints"));
+    let password = section.required("password", parse::secret_source);
+    let require_mount = section.or("require-mount", true, parse::bool);
+    let mount_point = section.optional("mount-point", parse::path);
+    let mut filesystems = section.list("filesystems", parse::string);
+    if let (Some(path), Some(point)) = (&path, &mount_point)
+        && !path.starts_with(point)
+    {
+        section.problem("mount-point", format!("a folder that holds `{}`", path.display()));
+    }
+    if !require_mount && (mount_point.is_some() || !filesystems.is_empty()) {
+        section.problem("require-mount", "true, where `mount-point` or `filesystems` are given");
+    }
+    if filesystems.is_empty() {
+        filesystems = NETWORK_FILESYSTEMS.map(str::to_owned).to_vec();
+    }
+    let path = path?;
+    let mount = require_mount.then(|| MountRule {
+        mount_point: mount_point.unwrap_or_else(|| path.clone()),
+        filesystems,
+    });
+    Some(RepositoryConfig { name: name?, path, id: id?, password: password?, mount })
+}
+
+fn server(section: &Section<'_>, database: Option<String>) -> Option<ServerConfig> {
+    let host = section.required("host", parse::string);
+    let port = section.or("port", 5432, parse::integer(1..=u16::MAX));
+    let user = section.required("user", parse::string);
+    let password = section.optional("password", parse::secret_source);
+    let modes = TLS_MODES.map(|mode| (mode, mode.to_owned()));
+    let tls_mode = section.optional("tls-mode", parse::word(&modes));
+    let tls_root = section.optional("tls-root", parse::path);
+    Some(ServerConfig {
+        host: host?,
+        port,
+        user: user?,
+        password,
+        database: database?,
+        tls_mode,
+        tls_root,
+    })
+}
+
+fn backup(section: &Section<'_>, known: &Known) -> Option<BackupConfig> {
+    let name = section.required("name", name);
+    // The word stands in the file so that other sources need no new form.
+    let source = section.required("source", parse::word(&[("postgres", ())]));
+    let repository = section.required("repository", one_of(&known.repositories));
+    let database = section.required("database", parse::string);
+    let drill_target = section.optional("drill-target", one_of(&known.targets));
+    let server = server(section, database);
+    source?;
+    Some(BackupConfig { name: name?, repository: repository?, server: server?, drill_target })
+}
+
+fn target(section: &Section<'_>) -> Option<TargetConfig> {
+    let name = section.required("name", name);
+    let database = section.or("database", "postgres".to_owned(), parse::string);
+    let server = server(section, Some(database));
+    Some(TargetConfig { name: name?, server: server? })
+}
+
+fn refuse_repeated(root: &Section<'_>, key: &str, names: &[Name]) {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            root.problem(key, format!("names of their own; `{name}` stands there twice"));
+        }
+    }
+}
+
+/// What the kernel calls this host, without a domain.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let short = name.trim().split('.').next().unwrap_or_default();
+    if short.is_empty() { "localhost".to_owned() } else { short.to_owned() }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let DaemonConfig { listen, pki_dir, state_dir, admin_socket, log, grace } = &self.daemon;
+        writeln!(f, "listen = \"{listen}\"")?;
+        writeln!(f, "state-dir = \"{}\"", state_dir.display())?;
+        writeln!(f, "pki-dir = \"{}\"", pki_dir.display())?;
+        match admin_socket {
+            Some(path) => writeln!(f, "admin-socket = \"{}\"", path.display())?,
+            None => writeln!(f, "admin-socket = false")?,
+        }
+        writeln!(f, "grace = \"{}\"", parse::show_duration(*grace))?;
+        writeln!(f, "host = \"{}\"", self.host)?;
+        writeln!(f, "\n[log]\nlevel = \"{}\"", log.level)?;
+        writeln!(f, "\n[postgres]\nclients = \"{}\"", self.clients.display())?;
+        writeln!(f, "run-max = \"{}\"", show(self.limits.run_max))?;
+        writeln!(f, "lock-wait = \"{}\"", show(self.limits.lock_wait))?;
+        for repository in &self.repositories {
+            write_repository(f, repository)?;
+        }
+        for backup in &self.backups {
+            writeln!(f, "\n[[backup]]\nname = \"{}\"\nsource = \"postgres\"", backup.name)?;
+            writeln!(f, "repository = \"{}\"", backup.repository)?;
+            if let Some(target) = &backup.drill_target {
+                writeln!(f, "drill-target = \"{target}\"")?;
+            }
+            write_server(f, &backup.server)?;
+        }
+        for target in &self.targets {
+            writeln!(f, "\n[[drill-target]]\nname = \"{}\"", target.name)?;
+            write_server(f, &target.server)?;
+        }
+        Ok(())
+    }
+}
+
+fn show(duration: Duration) -> String {
+    parse::show_duration(duration)
+}
+
+fn write_repository(f: &mut fmt::Formatter<'_>, repository: &RepositoryConfig) -> fmt::Result {
+    writeln!(f, "\n[[repository]]\nname = \"{}\"", repository.name)?;
+    writeln!(f, "path = \"{}\"\nid = \"{}\"", repository.path.display(), repository.id)?;
+    writeln!(f, "password = \"{}\"", repository.password)?;
+    let Some(mount) = &repository.mount else { return writeln!(f, "require-mount = false") };
+    writeln!(f, "require-mount = true\nmount-point = \"{}\"", mount.mount_point.display())?;
+    writeln!(f, "filesystems = {:?}", mount.filesystems)
+}
+
+fn write_server(f: &mut fmt::Formatter<'_>, server: &ServerConfig) -> fmt::Result {
+    writeln!(f, "host = \"{}\"\nport = {}", server.host, server.port)?;
+    writeln!(f, "user = \"{}\"\ndatabase = \"{}\"", server.user, server.database)?;
+    if let Some(password) = &server.password {
+        writeln!(f, "password = \"{password}\"")?;
+    }
+    if let Some(mode) = &server.tls_mode {
+        writeln!(f, "tls-mode = \"{mode}\"")?;
+    }
+    match &server.tls_root {
+        Some(root) => writeln!(f, "tls-root = \"{}\"", root.display()),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+host = "hx310-db"
+
+[[repository]]
+name = "nas"
+path = "/mnt/backup/homelab"
+id = "0190a5de-9a2b-7c3d-8e4f-5a6b7c8d9e0f"
+password = "credential:repository-password"
+mount-point = "/mnt/backup"
+
+[[backup]]
+name = "wiki"
+source = "postgres"
+repository = "nas"
+host = "127.0.0.1"
+user = "backup"
+password = "/etc/homelab/wiki-password"
+database = "wiki"
+drill-target = "nas-postgres"
+
+[[drill-target]]
+name = "nas-postgres"
+host = "192.168.120.10"
+user = "postgres"
+tls-mode = "verify-full"
+"#;
+
+    #[test]
+    fn a_mount_is_required_unless_the_file_says_otherwise() {
+        let config = Config::parse("backup-agent.toml", FILE).expect("a configuration");
+        let mount = config.repositories[0].mount.as_ref().expect("a rule");
+        assert_eq!(mount.mount_point, Path::new("/mnt/backup"));
+        assert!(mount.filesystems.contains(&"nfs4".to_owned()));
+        assert_eq!(config.targets[0].server.database, "postgres");
+    }
+
+    #[test]
+    fn what_is_printed_reads_back_the_same() {
+        let config = Config::parse("backup-agent.toml", FILE).expect("a configuration");
+        let printed = config.to_string();
+        let again = Config::parse("printed.toml", &printed).expect("a configuration");
+        assert_eq!(again.to_string(), printed);
+    }
+
+    #[test]
+    fn all_problems_come_in_one_report() {
+        let broken = FILE
+            .replace("repository = \"nas\"", "repository = \"naas\"")
+            .replace("tls-mode = \"verify-full\"", "tls-mode = \"maybe\"\ntls = 1")
+            .replace("id = \"0190", "id = \"x190")
+            .replace("/mnt/backup/homelab", "/srv/homelab");
+        let report = Config::parse("backup-agent.toml", &broken).expect_err("broken").to_string();
+        for part in ["5 problems", "naas", "verify-full", "a UUID", "a folder that holds"] {
+            assert!(report.contains(part), "{part}: {report}");
+        }
+    }
+
+    #[test]
+    fn a_name_stands_for_one_thing() {
+        let twice = format!(
+            "{FILE}\n[[drill-target]]\nname = \"nas-postgres\"\nhost = \"h\"\nuser = \"u\"\n"
+        );
+        let report = Config::parse("backup-agent.toml", &twice).expect_err("broken").to_string();
+        assert!(report.contains("`nas-postgres` stands there twice"), "{report}");
+    }
+}

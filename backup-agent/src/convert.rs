@@ -1,0 +1,351 @@
+//! Between our terms and the protocol's: nothing else knows both.
+
+use std::time::Duration;
+
+use homelab_common::error_chain::Chain;
+use homelab_proto::{
+    backup::v1 as pb,
+    common::v1::{Condition, ConditionStatus, Failure as PbFailure, Progress as PbProgress},
+};
+use homelab_rpc::{
+    node::to_proto,
+    status::{Failure as Refusal, Reason, fail, internal},
+};
+use tonic::{Code, Status};
+
+use crate::{
+    agent::{AgentError, Kept, Noun, Standing},
+    backup::Backed,
+    drill::{self, Verdict},
+    failure::Failure,
+    ids::{Name, RunId},
+    manifest::{Contents, Manifest},
+    progress::Step,
+    repository::{Snapshot, SourceKind, StoredFile, identity::GuardError},
+    restore::Restored,
+    runs::Refused,
+    source::postgres::DATABASE_FILE,
+    verify::Verification,
+};
+
+/// A caller's run identifier; `None` when the agent shall choose one.
+///
+/// # Errors
+///
+/// It is no UUID.
+pub fn request_id(text: &str) -> Result<Option<RunId>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    run_id("request_id", text).map(Some)
+}
+
+/// A run identifier that must be there.
+///
+/// # Errors
+///
+/// It is no UUID.
+pub fn run_id(field: &str, text: &str) -> Result<RunId, Status> {
+    text.parse().map_err(|error: crate::ids::InvalidRunId| {
+        Refusal::invalid(format!("`{field}`: {error}")).field(field, error.to_string()).into()
+    })
+}
+
+/// How far a run has come.
+#[must_use]
+pub fn progress(step: Step) -> PbProgress {
+    PbProgress {
+        step: step.stage.to_string(),
+        done_bytes: Some(step.done_bytes),
+        total_bytes: step.total_bytes,
+        done_items: None,
+        total_items: None,
+    }
+}
+
+/// A run that failed.
+#[must_use]
+pub fn failure(failure: &Failure) -> PbFailure {
+    PbFailure {
+        reason: failure.reason.to_string(),
+        message: failure.message.clone(),
+        retryable: failure.retryable,
+    }
+}
+
+/// A run that stored and proved, with its manifest.
+#[must_use]
+pub fn backed(repository: &Name, backed: &Backed) -> pb::Snapshot {
+    let mut message = snapshot(repository, &backed.snapshot);
+    message.manifest = Some(manifest(&backed.manifest));
+    message
+}
+
+/// A snapshot, without its manifest.
+#[must_use]
+pub fn snapshot(repository: &Name, snapshot: &Snapshot) -> pb::Snapshot {
+    let SourceKind::Postgres = snapshot.kind;
+    pb::Snapshot {
+        id: snapshot.id.to_string(),
+        backup: snapshot.backup.to_string(),
+        repository: repository.to_string(),
+        source_kind: pb::SourceKind::Postgres.into(),
+        host: snapshot.host.clone(),
+        run_id: snapshot.run.to_string(),
+        taken_at: Some(to_proto(snapshot.taken_at)),
+        verified_at: Some(to_proto(snapshot.verified_at)),
+        source_bytes: snapshot.source_bytes(),
+        stored_bytes: snapshot.added_bytes,
+        sha256: snapshot
+            .file(DATABASE_FILE)
+            .map(|file| file.sha256.to_string())
+            .unwrap_or_default(),
+        elapsed: Some(duration(snapshot.elapsed)),
+        manifest: None,
+        files: snapshot.files.iter().map(|file| stored_file(&snapshot.folder(), file)).collect(),
+    }
+}
+
+/// What a verification found.
+#[must_use]
+pub fn verification(
+    found: &Verification,
+    finished_at: jiff::Timestamp,
+    elapsed: Duration,
+) -> pb::VerificationReport {
+    pb::VerificationReport {
+        sound: found.problems.is_empty(),
+        problems: found.problems.clone(),
+        snapshots: found.snapshots,
+        finished_at: Some(to_proto(finished_at)),
+        elapsed: Some(duration(elapsed)),
+    }
+}
+
+/// What was restored.
+#[must_use]
+pub fn restored(restored: &Restored, elapsed: Duration) -> pb::RestoreReport {
+    let folder = restored.target.display().to_string();
+    pb::RestoreReport {
+        files: restored.files.iter().map(|file| stored_file(&folder, file)).collect(),
+        target: folder,
+        elapsed: Some(duration(elapsed)),
+        next_steps: restored.next_steps.clone(),
+    }
+}
+
+/// The evidence of a drill.
+#[must_use]
+pub fn drill(report: &drill::Report) -> pb::DrillReport {
+    let (verdict, findings) = match &report.verdict {
+        Verdict::Passed => (pb::DrillVerdict::Passed, Vec::new()),
+        Verdict::Failed { differences } => (pb::DrillVerdict::Failed, differences.clone()),
+        Verdict::Unverified { because } => (pb::DrillVerdict::Unverified, because.clone()),
+    };
+    pb::DrillReport {
+        verdict: verdict.into(),
+        findings,
+        snapshot_id: report.snapshot.to_string(),
+        snapshot_age: Some(duration(report.snapshot_age)),
+        target: report.target.to_string(),
+        restore_elapsed: Some(duration(report.restore_elapsed)),
+        elapsed: Some(duration(report.elapsed)),
+        finished_at: Some(to_proto(report.finished_at)),
+        tables: report.tables,
+        rows: report.rows,
+        backup: report.backup.to_string(),
+    }
+}
+
+/// How a repository stands.
+#[must_use]
+pub fn repository(name: &Name, kept: &Kept, standing: &Standing) -> pb::Repository {
+    let newest = standing.snapshots.as_ref().and_then(|all| all.first());
+    pb::Repository {
+        name: name.to_string(),
+        path: kept.path.display().to_string(),
+        identity: match &standing.guard {
+            Ok(()) => kept.id.to_string(),
+            Err(AgentError::Guard(GuardError::OtherRepository { found, .. })) => found.to_string(),
+            Err(_) => String::new(),
+        },
+        conditions: conditions(standing),
+        snapshots: standing
+            .snapshots
+            .as_ref()
+            .map(|all| u32::try_from(all.len()).unwrap_or(u32::MAX)),
+        available_bytes: standing.available_bytes,
+        newest_at: newest.map(|snapshot| to_proto(snapshot.taken_at)),
+        stored_bytes: standing.stored_bytes,
+    }
+}
+
+fn conditions(standing: &Standing) -> Vec<Condition> {
+    let (mounted, identity) = match &standing.guard {
+        Ok(()) => (Some(true), Some(true)),
+        Err(AgentError::Guard(
+            GuardError::NotMounted { .. }
+            | GuardError::WrongFilesystem { .. }
+            | GuardError::Unreachable { .. },
+        )) => (Some(false), None),
+        Err(AgentError::Guard(_)) => (Some(true), Some(false)),
+        Err(_) => (None, None),
+    };
+    let wrong = standing.guard.as_ref().err().map(|error| Chain(error).to_string());
+    let has_room = standing.available_bytes.map(|bytes| bytes >= standing.wanted_bytes);
+    let room = format!(
+        "{} bytes are left, the next run may need {}",
+        standing.available_bytes.unwrap_or(0),
+        standing.wanted_bytes
+    );
+    vec![
+        condition("Mounted", mounted, "MOUNT_MISSING", wrong.clone()),
+        condition("IdentityMatches", identity, "IDENTITY_DIFFERS", wrong.clone()),
+        condition(
+            "HasRoom",
+            has_room,
+            "ROOM_SHORT",
+            has_room.map(|_| room).or_else(|| wrong.clone()),
+        ),
+        condition("Writable", standing.writable, "READ_ONLY", wrong),
+    ]
+}
+
+fn condition(
+    kind: &str,
+    holds: Option<bool>,
+    bad_reason: &str,
+    message: Option<String>,
+) -> Condition {
+    let (status, reason) = match holds {
+        Some(true) => (ConditionStatus::True, "AS_EXPECTED"),
+        Some(false) => (ConditionStatus::False, bad_reason),
+        None => (ConditionStatus::Unknown, "NOT_KNOWN"),
+    };
+    Condition {
+        r#type: kind.to_owned(),
+        status: status.into(),
+        reason: reason.to_owned(),
+        message: message.unwrap_or_default(),
+        since: None,
+    }
+}
+
+fn stored_file(folder: &str, file: &StoredFile) -> pb::SnapshotFile {
+    pb::SnapshotFile {
+        path: format!("{folder}/{}", file.name),
+        size_bytes: file.bytes,
+        sha256: file.sha256.to_string(),
+    }
+}
+
+fn manifest(manifest: &Manifest) -> pb::Manifest {
+    pb::Manifest { postgres: Some(postgres(&manifest.postgres, &manifest.dump_version)) }
+}
+
+fn postgres(contents: &Contents, dump_version: &str) -> pb::PostgresManifest {
+    let tables = contents.tables.iter().map(|table| pb::PostgresTable {
+        name: table.name.clone(),
+        rows: table.rows,
+        content_hash: table.hash.clone(),
+        owner: table.owner.clone(),
+    });
+    let sequences = contents.sequences.iter().map(|sequence| pb::PostgresSequence {
+        name: sequence.name.clone(),
+        last_value: sequence.before,
+    });
+    pb::PostgresManifest {
+        database: contents.database.name.clone(),
+        server_version: contents.database.server_version.clone(),
+        system_identifier: contents.database.system_identifier.clone(),
+        tables: tables.collect(),
+        sequences: sequences.collect(),
+        large_objects: contents.large_objects.count,
+        large_objects_hash: contents.large_objects.hash.clone(),
+        extensions: contents
+            .extensions
+            .iter()
+            .map(|extension| format!("{} {}", extension.name, extension.version))
+            .collect(),
+        roles: contents.roles.clone(),
+        schema_hash: contents.schema_hash().to_string(),
+        dump_version: dump_version.to_owned(),
+    }
+}
+
+/// Durations beyond what the protocol can say do not occur; they would be the longest.
+fn duration(duration: Duration) -> prost_types::Duration {
+    duration.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
+}
+
+/// A request that was refused.
+#[must_use]
+pub fn refused(error: &AgentError, request_id: &str) -> Status {
+    let message = Chain(error).to_string();
+    let of = |code, reason| fail(code, reason, message.clone());
+    match error {
+        AgentError::Unknown { noun, .. } => match noun {
+            Noun::Backup => of(Code::NotFound, Reason::BACKUP_NOT_FOUND),
+            Noun::Repository => of(Code::NotFound, REPOSITORY_NOT_FOUND),
+            Noun::Target => of(Code::NotFound, TARGET_NOT_FOUND),
+        },
+        AgentError::Unnamed { noun, known } => {
+            let field = if *noun == Noun::Target { "target" } else { "repository" };
+            Refusal::invalid(message).field(field, known.clone()).into()
+        }
+        AgentError::Ambiguous { .. } => {
+            Refusal::invalid(message.clone()).field("snapshot_id", message).into()
+        }
+        AgentError::NoSnapshot { .. } => of(Code::NotFound, Reason::SNAPSHOT_NOT_FOUND),
+        AgentError::NoRun { .. } => of(Code::NotFound, Reason::RUN_NOT_FOUND),
+        AgentError::Refused(error) => refused_run(error, &message, request_id),
+        AgentError::Hanging { .. } => of(Code::FailedPrecondition, Reason::REPOSITORY_UNAVAILABLE),
+        AgentError::Guard(_) => of(Code::FailedPrecondition, Reason::REPOSITORY_UNAVAILABLE),
+        AgentError::Repository(error) => failed(&Failure::from(error)),
+        AgentError::Restore(error) => failed(&Failure::from(error)),
+        AgentError::Drill(error) => failed(&Failure::from(error)),
+        AgentError::Backup(error) => failed(&Failure::from(error)),
+    }
+}
+
+/// Of a request for something that is not declared here.
+const REPOSITORY_NOT_FOUND: Reason = Reason::named("REPOSITORY_NOT_FOUND");
+/// The same for drill targets.
+const TARGET_NOT_FOUND: Reason = Reason::named("TARGET_NOT_FOUND");
+
+fn refused_run(error: &Refused, message: &str, request_id: &str) -> Status {
+    match error {
+        Refused::InProgress { by } => {
+            Refusal::new(Code::FailedPrecondition, Reason::RUN_IN_PROGRESS, message)
+                .with("run_id", by.to_string())
+                .precondition("RUN", by.to_string(), "it goes on")
+                .into()
+        }
+        Refused::OtherRequest { .. } => {
+            Refusal::invalid(message).field("request_id", "one that was not used yet").into()
+        }
+        Refused::TooMany => Refusal::new(Code::ResourceExhausted, Reason::RUN_IN_PROGRESS, message)
+            .retry_after(RETRY_AFTER)
+            .into(),
+        Refused::Stopping => Refusal::new(Code::Unavailable, Reason::STOPPING, message)
+            .retry_after(RETRY_AFTER)
+            .into(),
+        Refused::Journal(error) => internal(error, request_id),
+    }
+}
+
+/// Long enough for a run or a restart to end.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// What would be the failure of a run, as the refusal of a call.
+fn failed(failure: &Failure) -> Status {
+    let code = match failure.reason {
+        Reason::SNAPSHOT_NOT_FOUND => Code::NotFound,
+        Reason::TARGET_EXISTS => Code::AlreadyExists,
+        Reason::INVALID_REQUEST => {
+            return Refusal::invalid(&failure.message).field("target", &failure.message).into();
+        }
+        _ => Code::FailedPrecondition,
+    };
+    fail(code, failure.reason, &failure.message)
+}

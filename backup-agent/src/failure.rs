@@ -1,0 +1,138 @@
+//! Why something was refused or went wrong, as data: one stable reason for each way.
+//!
+//! Messages carry the whole chain of causes, because whoever reads them on another
+//! host has no log at hand.
+
+use std::error::Error;
+
+use homelab_common::error_chain::Chain;
+use homelab_rpc::status::Reason;
+
+use crate::{
+    backup::BackupError,
+    drill::DrillError,
+    repository::{RepositoryError, identity::GuardError},
+    restore::RestoreError,
+    source::{SourceError, postgres::PostgresError},
+};
+
+/// The repository has too little room.
+pub const REPOSITORY_FULL: Reason = Reason::named("REPOSITORY_FULL");
+/// What is stored is not what was stored.
+pub const REPOSITORY_DAMAGED: Reason = Reason::named("REPOSITORY_DAMAGED");
+/// The source could not be read.
+pub const SOURCE_FAILED: Reason = Reason::named("SOURCE_FAILED");
+/// A table stayed locked.
+pub const TABLE_LOCKED: Reason = Reason::named("TABLE_LOCKED");
+/// No installed client program is new enough.
+pub const CLIENT_TOO_OLD: Reason = Reason::named("CLIENT_TOO_OLD");
+/// The dump lacks its end or fits not what was counted.
+pub const DUMP_INCOMPLETE: Reason = Reason::named("DUMP_INCOMPLETE");
+/// The drill target could not be used.
+pub const TARGET_FAILED: Reason = Reason::named("TARGET_FAILED");
+/// Somebody cancelled it.
+pub const CANCELLED: Reason = Reason::named("CANCELLED");
+
+/// A run that failed, or a request that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Stable.
+    pub reason: Reason,
+    /// What failed, on what, why and what to do next.
+    pub message: String,
+    /// Whether the same may succeed later without any change.
+    pub retryable: bool,
+}
+
+impl Failure {
+    fn of(error: &(dyn Error + 'static), (reason, retryable): (Reason, bool)) -> Self {
+        Self { reason, message: Chain(error).to_string(), retryable }
+    }
+}
+
+impl From<&BackupError> for Failure {
+    fn from(error: &BackupError) -> Self {
+        let kind = match error {
+            BackupError::Guard(guard) => of_guard(guard),
+            BackupError::Source { source, .. } => of_source(source),
+            BackupError::Repository { source, .. } => of_repository(source),
+            BackupError::Implausible { .. } => (DUMP_INCOMPLETE, true),
+            BackupError::Cancelled { .. } => (CANCELLED, true),
+        };
+        Self::of(error, kind)
+    }
+}
+
+impl From<&RepositoryError> for Failure {
+    fn from(error: &RepositoryError) -> Self {
+        Self::of(error, of_repository(error))
+    }
+}
+
+impl From<&RestoreError> for Failure {
+    fn from(error: &RestoreError) -> Self {
+        let kind = match error {
+            RestoreError::TargetExists { .. } => (Reason::TARGET_EXISTS, false),
+            RestoreError::BadTarget { .. } => (Reason::INVALID_REQUEST, false),
+            RestoreError::Write { .. } => (TARGET_FAILED, true),
+            RestoreError::Repository(source) => of_repository(source),
+            RestoreError::Damaged { .. } => (REPOSITORY_DAMAGED, false),
+            RestoreError::Cancelled => (CANCELLED, true),
+        };
+        Self::of(error, kind)
+    }
+}
+
+impl From<&DrillError> for Failure {
+    fn from(error: &DrillError) -> Self {
+        let kind = match error {
+            DrillError::TargetIsSource { .. } => (Reason::TARGET_IS_SOURCE, false),
+            DrillError::Repository { source, .. } => of_repository(source),
+            DrillError::Manifest { .. } => (REPOSITORY_DAMAGED, false),
+            DrillError::Target { .. } => (TARGET_FAILED, true),
+            DrillError::Cancelled => (CANCELLED, true),
+        };
+        Self::of(error, kind)
+    }
+}
+
+const fn of_guard(error: &GuardError) -> (Reason, bool) {
+    match error {
+        GuardError::TooLittleRoom { .. } => (REPOSITORY_FULL, true),
+        // A mount that comes back makes them right.
+        GuardError::Unreachable { .. }
+        | GuardError::NotMounted { .. }
+        | GuardError::WrongFilesystem { .. }
+        | GuardError::NoIdentity { .. }
+        | GuardError::Identity { .. }
+        | GuardError::OtherRepository { .. } => (Reason::REPOSITORY_UNAVAILABLE, true),
+        GuardError::NotEmpty { .. } => (Reason::REPOSITORY_UNAVAILABLE, false),
+    }
+}
+
+const fn of_repository(error: &RepositoryError) -> (Reason, bool) {
+    match error {
+        RepositoryError::Guard(guard) => of_guard(guard),
+        RepositoryError::NoRoom { .. } => (REPOSITORY_FULL, true),
+        RepositoryError::Engine { .. } => (Reason::REPOSITORY_UNAVAILABLE, true),
+        RepositoryError::Incomplete { .. } | RepositoryError::Mismatch { .. } => {
+            (REPOSITORY_DAMAGED, true)
+        }
+        RepositoryError::NoSnapshot { .. } => (Reason::SNAPSHOT_NOT_FOUND, false),
+    }
+}
+
+const fn of_source(error: &SourceError) -> (Reason, bool) {
+    let SourceError::Postgres(error) = error;
+    match error {
+        PostgresError::NoClient { .. } | PostgresError::NoClients { .. } => (CLIENT_TOO_OLD, false),
+        PostgresError::Locked { .. } => (TABLE_LOCKED, true),
+        PostgresError::Truncated { .. } => (DUMP_INCOMPLETE, true),
+        PostgresError::Scratch { .. }
+        | PostgresError::Tool(_)
+        | PostgresError::Query { .. }
+        | PostgresError::Answer { .. }
+        | PostgresError::Stream { .. }
+        | PostgresError::Encode(_) => (SOURCE_FAILED, true),
+    }
+}

@@ -1,0 +1,12 @@
+//! `homelab-backup-agent`: see the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use homelab_backup_agent::cli::Cli;
+use homelab_common::tls::install_crypto_provider;
+
+fn main() -> ExitCode {
+    install_crypto_provider();
+    Cli::parse().run()
+}

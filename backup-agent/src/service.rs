@@ -1,0 +1,302 @@
+//! `homelab.backup.v1.BackupService`: thin, in that it only converts and asks.
+
+mod follow;
+
+use std::sync::Arc;
+
+use homelab_common::lifecycle::Tasks;
+use homelab_proto::backup::v1::{
+    self as pb,
+    backup_service_server::{BackupService, BackupServiceServer},
+};
+use homelab_rpc::{guard, not_built::NotBuilt, status::Failure as Refusal};
+use tonic::{Request, Response, Status, async_trait};
+
+use crate::{
+    agent::{Agent, AgentError, DrillRequest, RestoreRequest},
+    convert,
+    ids::{Name, RunId},
+    repository::{Depth, Snapshot},
+};
+use follow::{Answers, Event, Followed, follow, only};
+
+/// Snapshots of a page when the caller does not say.
+const PAGE_DEFAULT: usize = 100;
+
+/// Snapshots of a page at most.
+const PAGE_MAX: usize = 1000;
+
+/// What is in the protocol and not in the code.
+pub const NOT_BUILT: &[NotBuilt] = &[
+    NotBuilt::new(
+        "/homelab.backup.v1.BackupService/PlanRetention",
+        "nothing is forgotten until then; ask how much room is left with GetRepository",
+    ),
+    NotBuilt::new(
+        "/homelab.backup.v1.BackupService/ApplyRetention",
+        "nothing is forgotten until then; ask how much room is left with GetRepository",
+    ),
+];
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Backups {
+    agent: Arc<Agent>,
+    tasks: Tasks,
+}
+
+impl Backups {
+    /// Serves `agent`; answers are written by tasks of `tasks`.
+    #[must_use]
+    pub const fn new(agent: Arc<Agent>, tasks: Tasks) -> Self {
+        Self { agent, tasks }
+    }
+
+    /// As a server can be given it.
+    #[must_use]
+    pub fn into_server(self) -> BackupServiceServer<Self> {
+        BackupServiceServer::new(self)
+    }
+
+    fn run_for(&self, request_id: &str) -> Result<RunId, Status> {
+        Ok(convert::request_id(request_id)?.unwrap_or_else(|| self.agent.new_run()))
+    }
+}
+
+fn not_built(method: &str) -> Status {
+    // The guard answers before a handler is reached; this is for servers without one.
+    let row = NOT_BUILT.iter().find(|row| row.method.ends_with(method));
+    row.map_or_else(|| Status::unimplemented(method), NotBuilt::status)
+}
+
+#[async_trait]
+impl BackupService for Backups {
+    type RunBackupStream = Answers<pb::RunBackupResponse>;
+    type VerifyRepositoryStream = Answers<pb::VerifyRepositoryResponse>;
+    type RestoreStream = Answers<pb::RestoreResponse>;
+    type RunDrillStream = Answers<pb::RunDrillResponse>;
+
+    async fn run_backup(
+        &self,
+        request: Request<pb::RunBackupRequest>,
+    ) -> Result<Response<Self::RunBackupStream>, Status> {
+        let call = guard::request_id(&request).to_owned();
+        let refused = |error: AgentError| convert::refused(&error, &call);
+        let pb::RunBackupRequest { request_id, validate_only, backup } = request.into_inner();
+        let run = self.run_for(&request_id)?;
+        let answer = |run_id: RunId, event| pb::RunBackupResponse {
+            run_id: run_id.to_string(),
+            event: Some(event),
+        };
+        if validate_only {
+            let findings = self.agent.inspect_backup(&backup).await.map_err(refused)?;
+            let validation = pb::BackupValidation { findings };
+            return Ok(only(answer(run, pb::run_backup_response::Event::Validation(validation))));
+        }
+        let watched = self.agent.run_backup(run, &backup).await.map_err(refused)?;
+        let repositories = Arc::clone(&self.agent);
+        Ok(follow(&self.tasks, watched, move |Followed { run, event, .. }| {
+            use pb::run_backup_response::Event as To;
+            let event = match event {
+                Event::Progress(step) => To::Progress(convert::progress(step)),
+                Event::Backup(backed) => {
+                    let name = repository_of(&repositories, &backed.snapshot);
+                    To::Snapshot(convert::backed(&name, backed))
+                }
+                other => To::Failure(convert::failure(&other.failure())),
+            };
+            answer(run, event)
+        }))
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<pb::ListSnapshotsRequest>,
+    ) -> Result<Response<pb::ListSnapshotsResponse>, Status> {
+        let call = guard::request_id(&request).to_owned();
+        let request = request.into_inner();
+        let listed = self.agent.snapshots(&request.repository, &request.backup).await;
+        let listed = listed.map_err(|error| convert::refused(&error, &call))?;
+        page(&listed, &request).map(Response::new)
+    }
+
+    async fn verify_repository(
+        &self,
+        request: Request<pb::VerifyRepositoryRequest>,
+    ) -> Result<Response<Self::VerifyRepositoryStream>, Status> {
+        let call = guard::request_id(&request).to_owned();
+        let pb::VerifyRepositoryRequest { request_id, repository, read_data } =
+            request.into_inner();
+        let run = self.run_for(&request_id)?;
+        let depth = if read_data { Depth::Data } else { Depth::Structure };
+        let watched = self.agent.verify(run, &repository, depth).await;
+        let watched = watched.map_err(|error| convert::refused(&error, &call))?;
+        Ok(follow(&self.tasks, watched, |Followed { run, event, ended_at, elapsed }| {
+            use pb::verify_repository_response::Event as To;
+            let event = match event {
+                Event::Progress(step) => To::Progress(convert::progress(step)),
+                Event::Verification(found) => {
+                    To::Report(convert::verification(found, ended_at, elapsed))
+                }
+                other => To::Failure(convert::failure(&other.failure())),
+            };
+            pb::VerifyRepositoryResponse { run_id: run.to_string(), event: Some(event) }
+        }))
+    }
+
+    async fn restore(
+        &self,
+        request: Request<pb::RestoreRequest>,
+    ) -> Result<Response<Self::RestoreStream>, Status> {
+        let call = guard::request_id(&request).to_owned();
+        let refused = |error: AgentError| convert::refused(&error, &call);
+        let pb::RestoreRequest { request_id, validate_only, repository, snapshot_id, target } =
+            request.into_inner();
+        let run = self.run_for(&request_id)?;
+        if snapshot_id.is_empty() {
+            let what = "name the snapshot to restore by at least 8 of its digits";
+            return Err(Refusal::invalid(what).field("snapshot_id", what).into());
+        }
+        let wanted = RestoreRequest { repository, snapshot: snapshot_id, target: target.into() };
+        if validate_only {
+            self.agent.inspect_restore(&wanted).await.map_err(refused)?;
+            let event = pb::restore_response::Event::Progress(convert::progress(
+                crate::progress::Step::default(),
+            ));
+            return Ok(only(pb::RestoreResponse { run_id: run.to_string(), event: Some(event) }));
+        }
+        let watched = self.agent.restore(run, wanted).await.map_err(refused)?;
+        Ok(follow(&self.tasks, watched, |Followed { run, event, elapsed, .. }| {
+            use pb::restore_response::Event as To;
+            let event = match event {
+                Event::Progress(step) => To::Progress(convert::progress(step)),
+                Event::Restore(restored) => To::Report(convert::restored(restored, elapsed)),
+                other => To::Failure(convert::failure(&other.failure())),
+            };
+            pb::RestoreResponse { run_id: run.to_string(), event: Some(event) }
+        }))
+    }
+
+    async fn run_drill(
+        &self,
+        request: Request<pb::RunDrillRequest>,
+    ) -> Result<Response<Self::RunDrillStream>, Status> {
+        let call = guard::request_id(&request).to_owned();
+        let refused = |error: AgentError| convert::refused(&error, &call);
+        let pb::RunDrillRequest { request_id, validate_only, backup, snapshot_id, target } =
+            request.into_inner();
+        let run = self.run_for(&request_id)?;
+        let wanted = DrillRequest { backup, snapshot: snapshot_id, target };
+        if validate_only {
+            self.agent.inspect_drill(&wanted).await.map_err(refused)?;
+            let event = pb::run_drill_response::Event::Progress(convert::progress(
+                crate::progress::Step::default(),
+            ));
+            return Ok(only(pb::RunDrillResponse { run_id: run.to_string(), event: Some(event) }));
+        }
+        let watched = self.agent.drill(run, wanted).await.map_err(refused)?;
+        Ok(follow(&self.tasks, watched, |Followed { run, event, .. }| {
+            use pb::run_drill_response::Event as To;
+            let event = match event {
+                Event::Progress(step) => To::Progress(convert::progress(step)),
+                Event::Drill(report) => To::Report(convert::drill(report)),
+                other => To::Failure(convert::failure(&other.failure())),
+            };
+            pb::RunDrillResponse { run_id: run.to_string(), event: Some(event) }
+        }))
+    }
+
+    async fn plan_retention(
+        &self,
+        _request: Request<pb::PlanRetentionRequest>,
+    ) -> Result<Response<pb::PlanRetentionResponse>, Status> {
+        Err(not_built("PlanRetention"))
+    }
+
+    async fn apply_retention(
+        &self,
+        _request: Request<pb::ApplyRetentionRequest>,
+    ) -> Result<Response<pb::ApplyRetentionResponse>, Status> {
+        Err(not_built("ApplyRetention"))
+    }
+
+    async fn get_repository(
+        &self,
+        request: Request<pb::GetRepositoryRequest>,
+    ) -> Result<Response<pb::GetRepositoryResponse>, Status> {
+        let call = guard::request_id(&request).to_owned();
+        let asked = request.into_inner().repository;
+        let found = self.agent.repository(&asked);
+        let (name, kept) = found.map_err(|error| convert::refused(&error, &call))?;
+        let standing = self.agent.standing(kept).await;
+        let repository = Some(convert::repository(name, kept, &standing));
+        Ok(Response::new(pb::GetRepositoryResponse { repository }))
+    }
+
+    async fn cancel_run(
+        &self,
+        request: Request<pb::CancelRunRequest>,
+    ) -> Result<Response<pb::CancelRunResponse>, Status> {
+        let call = guard::request_id(&request).to_owned();
+        let run = convert::run_id("run_id", &request.into_inner().run_id)?;
+        let cancelled = self.agent.cancel(run);
+        let was_running = cancelled.map_err(|error| convert::refused(&error, &call))?;
+        Ok(Response::new(pb::CancelRunResponse { was_running }))
+    }
+}
+
+/// The repository that a backup stores in.
+fn repository_of(agent: &Agent, snapshot: &Snapshot) -> Name {
+    agent.backups.get(&snapshot.backup).map_or_else(
+        || snapshot.backup.clone(),
+        |declared| declared.backup.repository.name().clone(),
+    )
+}
+
+/// The token of a page is the last identifier of the one before: snapshots that come
+/// meanwhile stand before it and do no harm.
+fn page(
+    listed: &[(Name, Snapshot)],
+    request: &pb::ListSnapshotsRequest,
+) -> Result<pb::ListSnapshotsResponse, Status> {
+    let size = match usize::try_from(request.page_size) {
+        Ok(0) => PAGE_DEFAULT,
+        Ok(size) => size.min(PAGE_MAX),
+        Err(_) => {
+            let what = "a number that is not negative";
+            return Err(Refusal::invalid("`page_size` is negative")
+                .field("page_size", what)
+                .into());
+        }
+    };
+    let token = request.page_token.as_str();
+    let start = if token.is_empty() {
+        0
+    } else {
+        let last = listed.iter().position(|(_, snapshot)| snapshot.id.as_str() == token);
+        let gone = || {
+            let what = "the token of a page before; begin again without one";
+            Status::from(Refusal::invalid("`page_token` is not known").field("page_token", what))
+        };
+        last.ok_or_else(gone)? + 1
+    };
+    let page: Vec<_> = listed.iter().skip(start).take(size).collect();
+    let more = start + page.len() < listed.len();
+    let next = page.last().filter(|_| more).map(|(_, snapshot)| snapshot.id.to_string());
+    Ok(pb::ListSnapshotsResponse {
+        snapshots: page.iter().map(|(name, snapshot)| convert::snapshot(name, snapshot)).collect(),
+        next_page_token: next.unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use homelab_rpc::not_built::strangers;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_built_is_in_the_protocol() {
+        assert_eq!(strangers(NOT_BUILT), Vec::<&str>::new());
+    }
+}
