@@ -252,3 +252,6 @@ fn known<T: fmt::Display>(names: impl Iterator<Item = T>) -> String {
         format!("known: {}", names.join(", "))
     }
 }
+
+#[cfg(test)]
+mod tests;
