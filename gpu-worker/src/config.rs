@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -12,8 +11,8 @@ use std::{
 use homelab_common::{
     config::{Allowed, Document, Report, Section, Value, parse},
     retry::Backoff,
-    telemetry::LogConfig,
 };
+use homelab_rpc::{daemon::DaemonConfig, peer::Kind};
 
 use crate::{
     device::DeviceId,
@@ -23,10 +22,6 @@ use crate::{
 
 /// Where the file stands unless another one is named.
 pub const PATH: &str = "/etc/homelab/gpu-worker.toml";
-
-/// DESIGN's port for gpu-workers, on every address of the host.
-const LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 7452);
 
 /// More than any model is trained for.
 const CONTEXT_TOKENS_MAX: u32 = 1 << 24;
@@ -40,18 +35,10 @@ const RESTART_JITTER: f64 = 0.2;
 /// A checked configuration.
 #[derive(Debug)]
 pub struct Config {
-    /// Where gRPC is served.
-    pub listen: SocketAddr,
-    /// What lasts.
-    pub state: PathBuf,
+    /// What every daemon has.
+    pub daemon: DaemonConfig,
     /// What ends with the process: key files of engines.
     pub runtime: PathBuf,
-    /// The worker's certificate.
-    pub pki: PathBuf,
-    /// How long a stop may take.
-    pub grace: Duration,
-    /// What is logged.
-    pub log: LogConfig,
     /// The engines.
     pub engines: Vec<EngineEntry>,
     /// The models.
@@ -88,13 +75,8 @@ impl Config {
 
     fn read(document: &Document) -> Result<Self, Report> {
         let root = document.root();
-        let listen = root.or("listen", LISTEN, parse::socket_addr);
-        let state = root.or("state", "/var/lib/homelab-gpu-worker".into(), parse::path);
-        let runtime = root.or("runtime", "/run/homelab-gpu-worker".into(), parse::path);
-        let pki = root.optional("pki", parse::path).unwrap_or_else(|| state.join("pki"));
-        let grace = root.or("grace", Duration::from_secs(30), span(1, 3600));
-        let log = log(&root.table("log"));
-
+        let daemon = DaemonConfig::read(&root, Kind::GpuWorker);
+        let runtime = root.or("runtime-dir", "/run/homelab-gpu-worker".into(), parse::path);
         let models: Vec<Option<Arc<Model>>> = root.tables("model").iter().map(model).collect();
         let known: Vec<ModelName> =
             models.iter().flatten().map(|model| model.name.clone()).collect();
@@ -108,16 +90,8 @@ impl Config {
         document.finish_with(|| {
             let engines = engines.into_iter().collect::<Option<_>>()?;
             let models = models.into_iter().collect::<Option<_>>()?;
-            Some(Self { listen, state, runtime, pki, grace, log, engines, models })
+            Some(Self { daemon, runtime, engines, models })
         })
-    }
-}
-
-fn log(section: &Section<'_>) -> LogConfig {
-    let default = LogConfig::default();
-    LogConfig {
-        level: section.or("level", default.level, parse::string),
-        format: section.or("format", default.format, parse::from_str("`auto`, `text` or `json`")),
     }
 }
 
@@ -145,7 +119,7 @@ fn engine(section: &Section<'_>, known: &[ModelName]) -> Option<EngineEntry> {
         Ok(template) => Some(template),
         Err(broken) => {
             if !words.is_empty() {
-                section.problem("command", &broken.to_string());
+                section.problem("command", broken.to_string());
             }
             None
         }
@@ -182,13 +156,13 @@ fn timing(section: &Section<'_>) -> Option<Timing> {
     let backoff = match Backoff::try_new(restart_min, restart_max, RESTART_JITTER) {
         Ok(backoff) => Some(backoff),
         Err(broken) => {
-            section.problem("restart-max", &broken.to_string());
+            section.problem("restart-max", broken.to_string());
             None
         }
     };
     Some(Timing {
         start: section.or("start-deadline", secs(600), span(1, 7200)),
-        drain: section.or("drain-deadline", secs(20), span(0, 3600)),
+        drain: section.or("drain-deadline", secs(15), span(0, 3600)),
         stop: section.or("stop-deadline", secs(5), span(0, 60)),
         stall: section.or("stall-deadline", secs(60), span(1, 3600)),
         look: secs(1),
@@ -234,7 +208,7 @@ fn refuse_repeated<T: Ord + fmt::Display>(root: &Section<'_>, what: &str, names:
     let mut seen = BTreeSet::new();
     for name in names {
         if !seen.insert(name) {
-            root.problem(what, &format!("names that differ; `{name}` stands twice"));
+            root.problem(what, format!("names that differ; `{name}` stands twice"));
         }
     }
 }
@@ -243,14 +217,19 @@ fn refuse_repeated<T: Ord + fmt::Display>(root: &Section<'_>, what: &str, names:
 /// engine's environment only the names are shown.
 impl fmt::Display for Config {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = parse::show_duration;
-        writeln!(formatter, "listen = \"{}\"", self.listen)?;
-        for (key, path) in [("state", &self.state), ("runtime", &self.runtime), ("pki", &self.pki)]
-        {
+        let DaemonConfig { listen, pki_dir, state_dir, admin_socket, log, grace } = &self.daemon;
+        writeln!(formatter, "listen = \"{listen}\"")?;
+        let folders =
+            [("state-dir", state_dir), ("pki-dir", pki_dir), ("runtime-dir", &self.runtime)];
+        for (key, path) in folders {
             writeln!(formatter, "{key} = \"{}\"", path.display())?;
         }
-        writeln!(formatter, "grace = \"{}\"", shown(self.grace))?;
-        writeln!(formatter, "\n[log]\nlevel = \"{}\"", self.log.level)?;
+        match admin_socket {
+            Some(path) => writeln!(formatter, "admin-socket = \"{}\"", path.display())?,
+            None => writeln!(formatter, "admin-socket = false")?,
+        }
+        writeln!(formatter, "grace = \"{}\"", parse::show_duration(*grace))?;
+        writeln!(formatter, "\n[log]\nlevel = \"{}\"", log.level)?;
         for entry in &self.engines {
             write_engine(formatter, entry)?;
         }
@@ -324,8 +303,8 @@ mod tests {
     #[test]
     fn a_small_file_is_enough() {
         let config = Config::parse("gpu-worker.toml", SMALL).unwrap();
-        assert_eq!(config.listen.port(), 7452);
-        assert_eq!(config.pki, Path::new("/var/lib/homelab-gpu-worker/pki"));
+        assert_eq!(config.daemon.listen.port(), 7452);
+        assert_eq!(config.runtime, Path::new("/run/homelab-gpu-worker"));
         let entry = &config.engines[0];
         assert_eq!(entry.engine.device, DeviceId::Cpu);
         assert_eq!(entry.load.as_ref().unwrap().as_str(), "smollm2");
@@ -363,10 +342,17 @@ mod tests {
     }
 
     #[test]
+    fn the_example_file_is_in_order() {
+        let text = include_str!("../../packaging/examples/gpu-worker.toml");
+        let config = Config::parse("gpu-worker.toml", text).unwrap();
+        assert_eq!((config.engines.len(), config.models.len()), (2, 2));
+    }
+
+    #[test]
     fn all_problems_come_in_one_report() {
         let report = problems(
             r#"
-            grace = "0s"
+            grace = "soon"
             [[engine]]
             name = "a/b"
             device = "card0"

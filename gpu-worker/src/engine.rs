@@ -16,6 +16,7 @@ pub mod restart;
 pub mod session;
 pub mod sse;
 pub mod stream;
+mod trace;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 

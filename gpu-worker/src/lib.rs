@@ -2,6 +2,8 @@
 //!
 //! | Module | What it is for |
 //! |---|---|
+//! | [`app`] | puts the daemon together |
+//! | [`cli`] | the command line |
 //! | [`config`] | the configuration file |
 //! | [`engine`] | one foreign process: started, watched, ended, started again |
 //! | [`slot`] | how many requests an engine works on at once |
@@ -11,6 +13,8 @@
 //! | [`service`], [`convert`], [`error`] | the worker on the wire |
 //! | [`fake_engine`] | a scripted engine, for tests |
 
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod convert;
 pub mod device;

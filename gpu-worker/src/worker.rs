@@ -40,6 +40,8 @@ pub struct Seat {
     pub engine: Engine,
     /// Its models; empty for all of them.
     pub models: Vec<ModelName>,
+    /// The model that it is given at the start.
+    pub load: Option<ModelName>,
 }
 
 impl Seat {

@@ -22,7 +22,7 @@ use tokio::{
     sync::watch,
     time::{self, Instant},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     engine::{
@@ -31,6 +31,7 @@ use crate::{
         health::{Readiness, Verdict, Watchdog, readiness},
         http::{self as engine_http, Endpoint, NotLoopback},
         session::Session,
+        trace::{self, Trace},
     },
     model::Model,
 };
@@ -86,6 +87,10 @@ enum Cause {
     },
     #[error(transparent)]
     Endpoint(#[from] NotLoopback),
+    #[error("what an earlier worker left running could not be ended")]
+    Leftover(#[source] io::Error),
+    #[error("its process id could not be written down")]
+    Trace(#[source] io::Error),
     #[error("it could not be started")]
     Spawn(#[source] ExecError),
     #[error("{}", describe(*.0))]
@@ -134,13 +139,20 @@ impl Supervisor {
         run: &mut Run,
     ) -> Result<(), Cause> {
         let config = &self.engine.config;
-        let key = Key::create(&self.world.runtime, &config.name, self.world.chance.as_ref())?;
+        let runtime = &self.world.runtime;
+        if let Some(pid) =
+            trace::end_leftover(runtime, &config.name).await.map_err(Cause::Leftover)?
+        {
+            warn!(engine = %config.name, pid, "ended an engine that an earlier worker had left");
+        }
+        let key = Key::create(runtime, &config.name, self.world.chance.as_ref())?;
         let listen = free_port().map_err(Cause::NoPort)?;
         let endpoint = Endpoint::try_new(listen, key.secret.clone())?;
         let program = program(config, model, listen, &key.path);
         let process = self.world.exec.supervise(program).map_err(Cause::Spawn)?;
         let pid = process.pid();
         let process = run.process.insert(process);
+        let _trace = Trace::leave(runtime, &config.name, pid).map_err(Cause::Trace)?;
         self.set(|status| {
             status.state = State::Starting;
             status.pid = Some(pid);

@@ -34,7 +34,7 @@ const SLOTS_BYTES_MAX: usize = 1 << 20;
 
 /// An engine answers `/slots` between two tokens; one that takes longer hangs or
 /// computes a large batch, and then no mark is better than a late one.
-const SLOTS_DEADLINE: Duration = Duration::from_secs(5);
+const SLOTS_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How long a slot may take to be free after its request was cancelled.
 const SETTLE_DEADLINE: Duration = Duration::from_millis(500);

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use homelab_common::lifecycle::Abandoned;
+use homelab_common::{error_chain::Chain, lifecycle::Abandoned};
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::{ModelView, Seat, UnknownModel, Worker};
 use crate::{
@@ -79,6 +80,25 @@ impl Worker {
             engine.load(Arc::clone(&model))
         };
         Ok(Loading { worker: self.clone(), model, engine, statuses, order, last_step: None })
+    }
+
+    /// Gives each engine the model that it is to have from the start, unless its
+    /// weights are missing or wrong.
+    pub async fn load_first(&self) {
+        for seat in &self.0.seats {
+            let Some(model) = seat.load.as_ref().and_then(|name| self.0.models.get(name)) else {
+                continue;
+            };
+            let checked = Arc::clone(model);
+            match self.0.tasks.blocking(move || checked.check()).await {
+                Ok(Ok(())) => drop(seat.engine.load(Arc::clone(model))),
+                Ok(Err(error)) => {
+                    let engine = &seat.engine.config().name;
+                    warn!(%engine, error = %Chain(&error), "a model is not loaded at the start");
+                }
+                Err(Abandoned) => return,
+            }
+        }
     }
 
     /// Ends every engine that has `model`, after its running requests.

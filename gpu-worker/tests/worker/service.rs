@@ -46,7 +46,11 @@ impl Daemon {
         world.changed = changed.clone();
         let worker = Worker::new(Parts {
             host: "x99".to_owned(),
-            seats: vec![Seat { engine: Engine::start(config(), world), models: Vec::new() }],
+            seats: vec![Seat {
+                engine: Engine::start(config(), world),
+                models: Vec::new(),
+                load: None,
+            }],
             models: vec![model()],
             roots: Roots { sys: runtime.path().into(), proc: runtime.path().into() },
             tasks: tasks.clone(),
