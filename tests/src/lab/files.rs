@@ -11,6 +11,9 @@ use crate::{
     process::{command, output},
 };
 
+/// Any UUID will do: it is what tells this repository from another one on the same path.
+const REPOSITORY_ID: &str = "0190a8f2-6c1e-7d3a-9b57-3f2d1c4e5a60";
+
 impl Lab {
     pub(super) fn write_files(&self) -> anyhow::Result<()> {
         write_private(&self.etc("postgres.password"), PASSWORD)?;
@@ -117,13 +120,15 @@ impl Lab {
         let mut text = self.daemon(host, Daemon::BackupAgent)?;
         write!(
             text,
-            "postgres-clients = \"{CLIENTS}\"\n\n[[repository]]\nname = \"nas\"\npath = \"{folder}/nas\"\n\
+            "host = \"{}\"\n\n[postgres]\nclients = \"{CLIENTS}\"\n\n\
+             [[repository]]\nname = \"nas\"\nid = \"{REPOSITORY_ID}\"\npath = \"{folder}/nas\"\n\
              password = \"{folder}/etc/repository.password\"\nrequire-mount = false\n\n\
              [[backup]]\nname = \"{BACKUP}\"\nsource = \"postgres\"\nrepository = \"nas\"\nhost = \"127.0.0.1\"\n\
              port = {}\nuser = \"{USER}\"\npassword = \"{folder}/etc/postgres.password\"\ndatabase = \"{BACKUP}\"\n\
              drill-target = \"nas-postgres\"\n\n\
              [[drill-target]]\nname = \"nas-postgres\"\nhost = \"127.0.0.1\"\nport = {}\nuser = \"{USER}\"\n\
              password = \"{folder}/etc/postgres.password\"\n",
+            host.name,
             self.source.port(),
             self.nas.port(),
         )?;
@@ -131,14 +136,16 @@ impl Lab {
     }
 
     fn gpu_worker(&self, host: &Host) -> anyhow::Result<String> {
-        let engine = self.root.join(".dev/engine");
+        let engine = self.root.join(".dev/engine").display().to_string();
         let model = model_of(host.name);
         let mut text = self.daemon(host, Daemon::GpuWorker)?;
         write!(
             text,
-            "\n[[engine]]\nname = \"cpu\"\ncommand = [\"{0}/bin/llama-server\"]\nload = \"{model}\"\n\n\
-             [[model]]\nname = \"{model}\"\npath = \"{0}/model.gguf\"\ncontext = 2048\nslots = 2\n",
-            engine.display()
+            "runtime-dir = \"{}/{}-gpu-worker/run\"\n\n\
+             [[engine]]\nname = \"cpu\"\ncommand = [\"{engine}/bin/llama-server\"]\nload = \"{model}\"\n\n\
+             [[model]]\nname = \"{model}\"\npath = \"{engine}/model.gguf\"\ncontext = 2048\nslots = 2\n",
+            self.folder().display(),
+            host.name,
         )?;
         Ok(text)
     }

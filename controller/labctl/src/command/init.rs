@@ -10,7 +10,7 @@ use homelab_common::{
     exit::Exit,
 };
 
-use crate::{args::InitArgs, failure::Failure, lab::Lab, output};
+use crate::{args::InitArgs, context, failure::Failure, lab::Lab, output};
 
 /// The controller's program.
 const CONTROLLER: &str = "homelab-controller";
@@ -26,9 +26,12 @@ pub async fn run(lab: &Lab, args: InitArgs) -> Result<Exit, Failure> {
         .map_err(|error| anyhow::Error::from(error).context("find the recovery folder"))?;
     let config = std::path::absolute(&args.config)
         .map_err(|error| anyhow::Error::from(error).context("find the configuration"))?;
+    let admin = context::identity_folder(&lab.folder);
     let program = Program::new(program(args.program).display().to_string())
         .args(["init".to_owned(), "--config".to_owned(), config.display().to_string()])
         .args(["--recovery".to_owned(), recovery.display().to_string()])
+        .args(["--admin".to_owned(), args.admin])
+        .args(["--admin-dir".to_owned(), admin.display().to_string()])
         .deadline(DEADLINE);
     if lab.global.dry_run {
         output::write(&format!("{}\n", program.argv()))?;
