@@ -1,6 +1,12 @@
 //! The embedded back end: one file beside the controller.
 
-use std::{fs, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use sqlx::{
@@ -19,7 +25,9 @@ const TURN_MAX: Duration = Duration::from_secs(5);
 /// Transactions that may read at the same time.
 const READERS_MAX: u32 = 4;
 /// "home": marks the file as ours, so that no other SQLite file is taken for it.
-const APPLICATION_ID: i64 = 0x686f_6d65;
+const APPLICATION_ID: i32 = 0x686f_6d65;
+/// Length of the header of an SQLite file.
+const HEADER_LEN: usize = 100;
 
 /// One connection writes, a few read. In WAL mode neither waits for the other;
 /// writers queue in this process rather than spin on the file's lock.
@@ -31,9 +39,8 @@ struct Sqlite {
 
 /// Opens the file, or makes it if there is none.
 pub(crate) async fn open(path: &Path) -> Result<Arc<dyn Store>, StoreError> {
-    match fs::metadata(path) {
-        Ok(meta) if meta.len() == 0 => return Err(corrupt(path, "it is empty")),
-        Ok(_) => {}
+    match header(path) {
+        Ok(header) => ours(path, &header)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(path).await?,
         Err(error) => return Err(io_error(error)),
     }
@@ -126,15 +133,32 @@ async fn create(path: &Path) -> Result<(), StoreError> {
     fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error)
 }
 
-/// Refuses a file that is damaged or not ours.
-async fn check(path: &Path, pool: &SqlitePool) -> Result<(), StoreError> {
-    let id: i64 = sqlx::query_scalar("PRAGMA application_id")
-        .fetch_one(pool)
-        .await
-        .map_err(|error| damaged_or(path, error))?;
-    if id != APPLICATION_ID {
+/// The first bytes of the file, read without SQLite, which would write to a file
+/// that is not ours.
+fn header(path: &Path) -> io::Result<Vec<u8>> {
+    let mut header = Vec::with_capacity(HEADER_LEN);
+    let file = fs::File::open(path)?;
+    file.take(HEADER_LEN as u64).read_to_end(&mut header)?;
+    Ok(header)
+}
+
+/// Refuses a file that was cut off or is not ours, by the header that SQLite's
+/// file format gives it (<https://www.sqlite.org/fileformat.html>, section 1.3).
+fn ours(path: &Path, header: &[u8]) -> Result<(), StoreError> {
+    if header.is_empty() {
+        return Err(corrupt(path, "it is empty"));
+    }
+    if header.len() < HEADER_LEN || !header.starts_with(b"SQLite format 3\0") {
+        return Err(corrupt(path, "it is no SQLite file"));
+    }
+    if !header.get(68..).is_some_and(|rest| rest.starts_with(&APPLICATION_ID.to_be_bytes())) {
         return Err(corrupt(path, "it is an SQLite file of some other software"));
     }
+    Ok(())
+}
+
+/// Refuses a file that is damaged within.
+async fn check(path: &Path, pool: &SqlitePool) -> Result<(), StoreError> {
     let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)")
         .fetch_one(pool)
         .await

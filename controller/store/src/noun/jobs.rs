@@ -9,7 +9,7 @@ use std::fmt;
 use async_trait::async_trait;
 use homelab_domain::{
     ids::{HostName, JobId, ModelName},
-    job::{Job, JobEvent, JobSpec, JobStateKind, Outcome},
+    job::{Job, JobEvent, JobSpec, JobStateKind, Lease, Outcome},
     reason::Because,
     site::Tier,
 };
@@ -100,6 +100,10 @@ pub struct Swept {
 }
 
 /// Jobs.
+///
+/// A job comes with its request from [`Jobs::submit`], [`Jobs::get`],
+/// [`Jobs::claim`], [`Jobs::assign`] and [`Jobs::retry`]; everywhere else the
+/// request is left out (empty), for it may be 16 MiB.
 #[async_trait]
 pub trait Jobs: Send {
     /// Puts a job into the queue, unless the same call came before or
@@ -171,7 +175,7 @@ pub trait Jobs: Send {
         id: JobId,
         by: &str,
         now: Timestamp,
-    ) -> Result<(Job, Option<homelab_domain::job::Lease>), JobError>;
+    ) -> Result<(Job, Option<Lease>), JobError>;
 
     /// Puts a job that ended into the queue again. See [`Job::retry`].
     async fn retry(&mut self, id: JobId, by: &str, now: Timestamp) -> Result<Job, JobError>;
@@ -187,7 +191,7 @@ pub trait Jobs: Send {
     /// workers about.
     async fn owned(&mut self) -> Result<Vec<Job>, StoreError>;
 
-    /// Jobs, newest first. Their requests are left out (empty).
+    /// Jobs, newest first.
     async fn list(
         &mut self,
         filter: &JobFilter,

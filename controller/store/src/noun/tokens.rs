@@ -79,12 +79,12 @@ pub trait Tokens: Send {
     /// Keeps a new token. [`StoreError::Conflict`] when the identifier is taken.
     async fn create(&mut self, token: &NewToken) -> Result<(), StoreError>;
 
-    /// The token, locked until the transaction ends when that may write: of two
-    /// enrolments with one token, the second sees what the first did.
+    /// The token with its uses.
     async fn get(&mut self, id: TokenId) -> Result<Option<Token>, StoreError>;
 
     /// Records the use of a token by a kind. `Ok(None)` when it was the first;
-    /// otherwise the earlier use, and nothing was recorded. Whether the token is
+    /// otherwise the earlier use, and nothing was recorded. Of two at once, the
+    /// second waits until the first has committed. Whether the token is
     /// good at all (its end, its kinds, revoked) is for the caller to look at.
     async fn mark_used(
         &mut self,
