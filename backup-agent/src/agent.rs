@@ -1,5 +1,7 @@
 //! What this agent can be asked to do, in its own terms.
 
+mod error;
+mod standing;
 mod sweep;
 
 use std::{cmp::Reverse, collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
@@ -7,15 +9,18 @@ use std::{cmp::Reverse, collections::BTreeMap, path::PathBuf, sync::Arc, time::D
 use homelab_common::{chance::Chance, clock::Clock};
 use uuid::Uuid;
 
+pub use error::{AgentError, Noun};
+pub use standing::Standing;
+
 use crate::{
     backup::Backup,
     blocking,
-    drill::{Drill, DrillError, Target},
+    drill::{Drill, Target},
     ids::{Name, RunId},
     journal::Work,
-    repository::{Depth, Repository, RepositoryError, Snapshot, identity::GuardError},
-    restore::{self, RestoreError},
-    runs::{End, Refused, Runs, Watched},
+    repository::{Depth, Repository, Snapshot},
+    restore,
+    runs::{End, Runs, Watched},
     verify,
 };
 
@@ -58,97 +63,6 @@ pub struct Agent {
     pub clock: Arc<dyn Clock>,
     /// Chance.
     pub chance: Arc<dyn Chance>,
-}
-
-/// What kind of thing a name should have named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Noun {
-    /// A backup.
-    Backup,
-    /// A repository.
-    Repository,
-    /// A drill target.
-    Target,
-}
-
-impl std::fmt::Display for Noun {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Backup => "backup",
-            Self::Repository => "repository",
-            Self::Target => "drill target",
-        })
-    }
-}
-
-/// Why a request was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    /// There is no such thing.
-    #[error("there is no {noun} `{name}` on this host; there is: {known}")]
-    Unknown {
-        /// What kind of thing.
-        noun: Noun,
-        /// What was asked for.
-        name: String,
-        /// What there is, for people.
-        known: String,
-    },
-    /// Nothing was named, and it cannot be guessed.
-    #[error("name a {noun}: {known}")]
-    Unnamed {
-        /// What kind of thing.
-        noun: Noun,
-        /// What there is, for people.
-        known: String,
-    },
-    /// There is no such snapshot.
-    #[error("there is no verified snapshot `{id}`{of}")]
-    NoSnapshot {
-        /// What was asked for.
-        id: String,
-        /// Of what, for people.
-        of: String,
-    },
-    /// Several begin like that.
-    #[error("several snapshots begin with `{id}`; give more digits")]
-    Ambiguous {
-        /// What was asked for.
-        id: String,
-    },
-    /// There is no such run.
-    #[error("this agent knows no run `{id}`; it forgets those before its last start")]
-    NoRun {
-        /// What was asked for.
-        id: RunId,
-    },
-    /// The run did not begin.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// The place is wrong.
-    #[error(transparent)]
-    Guard(#[from] GuardError),
-    /// The place does not answer.
-    #[error(
-        "repository `{repository}` does not answer within {} s; its network mount hangs: \
-         look at the NAS, then at `mount`", GUARD_MAX.as_secs()
-    )]
-    Hanging {
-        /// The repository.
-        repository: Name,
-    },
-    /// The repository could not be read.
-    #[error(transparent)]
-    Repository(#[from] RepositoryError),
-    /// The target of a restore cannot be used.
-    #[error(transparent)]
-    Restore(#[from] RestoreError),
-    /// A drill could not begin.
-    #[error(transparent)]
-    Drill(#[from] DrillError),
-    /// A backup could not begin.
-    #[error(transparent)]
-    Backup(#[from] crate::backup::BackupError),
 }
 
 impl Agent {
@@ -478,60 +392,4 @@ fn find<'a, T>(
 fn listed<'n>(names: impl Iterator<Item = &'n Name>) -> String {
     let names: Vec<&str> = names.map(Name::as_str).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-}
-
-/// What a repository looks like from outside.
-#[derive(Debug)]
-pub struct Standing {
-    /// Whether it is the right one, where it should be.
-    pub guard: Result<(), AgentError>,
-    /// Room left.
-    pub available_bytes: Option<u64>,
-    /// Bytes of the last run of the largest backup, half as much again.
-    pub wanted_bytes: u64,
-    /// Verified snapshots, newest first.
-    pub snapshots: Option<Vec<Snapshot>>,
-    /// Bytes that it takes.
-    pub stored_bytes: Option<u64>,
-    /// Whether the file system takes writes.
-    pub writable: Option<bool>,
-}
-
-impl Agent {
-    /// How a repository stands. What cannot be found out is absent.
-    pub async fn standing(&self, kept: &Kept) -> Standing {
-        let guard = self.answering(&kept.repository).await;
-        let mut standing = Standing {
-            guard,
-            available_bytes: None,
-            wanted_bytes: 0,
-            snapshots: None,
-            stored_bytes: None,
-            writable: None,
-        };
-        if standing.guard.is_err() {
-            return standing;
-        }
-        let repository = Arc::clone(&kept.repository);
-        let facts = move || {
-            let facts = (
-                repository.available_bytes().ok(),
-                repository.snapshots().ok(),
-                repository.stored_bytes().ok(),
-                repository.is_writable().ok(),
-            );
-            Ok(facts)
-        };
-        if let Ok((available, snapshots, stored, writable)) =
-            within_reason(&kept.repository, facts).await
-        {
-            let newest = snapshots.iter().flatten().map(Snapshot::source_bytes).max();
-            standing.wanted_bytes = newest.unwrap_or(0).saturating_mul(3) / 2;
-            standing.available_bytes = available;
-            standing.snapshots = snapshots;
-            standing.stored_bytes = stored;
-            standing.writable = writable;
-        }
-        standing
-    }
 }

@@ -224,7 +224,8 @@ mod tests {
 
     #[test]
     fn each_kind_of_loss_is_named() {
-        let cases: [(fn(&mut Contents), &str); 8] = [
+        type Change = fn(&mut Contents);
+        let cases: [(Change, &str); 8] = [
             (|c| c.tables.clear(), "table public.page with 3 rows is missing"),
             (|c| c.tables[0].rows = 2, "table public.page has 2 of 3 rows"),
             (

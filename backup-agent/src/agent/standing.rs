@@ -1,0 +1,62 @@
+//! How a repository stands.
+
+use std::sync::Arc;
+
+use super::{Agent, AgentError, Kept, within_reason};
+use crate::repository::Snapshot;
+
+/// What a repository looks like from outside.
+#[derive(Debug)]
+pub struct Standing {
+    /// Whether it is the right one, where it should be.
+    pub guard: Result<(), AgentError>,
+    /// Room left.
+    pub available_bytes: Option<u64>,
+    /// Bytes of the last run of the largest backup, half as much again.
+    pub wanted_bytes: u64,
+    /// Verified snapshots, newest first.
+    pub snapshots: Option<Vec<Snapshot>>,
+    /// Bytes that it takes.
+    pub stored_bytes: Option<u64>,
+    /// Whether the file system takes writes.
+    pub writable: Option<bool>,
+}
+
+impl Agent {
+    /// How a repository stands. What cannot be found out is absent.
+    pub async fn standing(&self, kept: &Kept) -> Standing {
+        let guard = self.answering(&kept.repository).await;
+        let mut standing = Standing {
+            guard,
+            available_bytes: None,
+            wanted_bytes: 0,
+            snapshots: None,
+            stored_bytes: None,
+            writable: None,
+        };
+        if standing.guard.is_err() {
+            return standing;
+        }
+        let repository = Arc::clone(&kept.repository);
+        let facts = move || {
+            let facts = (
+                repository.available_bytes().ok(),
+                repository.snapshots().ok(),
+                repository.stored_bytes().ok(),
+                repository.is_writable().ok(),
+            );
+            Ok(facts)
+        };
+        if let Ok((available, snapshots, stored, writable)) =
+            within_reason(&kept.repository, facts).await
+        {
+            let newest = snapshots.iter().flatten().map(Snapshot::source_bytes).max();
+            standing.wanted_bytes = newest.unwrap_or(0).saturating_mul(3) / 2;
+            standing.available_bytes = available;
+            standing.snapshots = snapshots;
+            standing.stored_bytes = stored;
+            standing.writable = writable;
+        }
+        standing
+    }
+}

@@ -1,0 +1,12 @@
+//! Backups against real PostgreSQL and real restic.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
+
+#[path = "backup/bench.rs"]
+mod bench;
+#[path = "backup/pitfalls.rs"]
+mod pitfalls;
+#[path = "backup/runs.rs"]
+mod runs;
+#[path = "backup/service.rs"]
+mod service;
