@@ -195,4 +195,4 @@ impl Backups {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

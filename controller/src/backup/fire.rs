@@ -119,8 +119,7 @@ impl Backups {
         for run in tx.runs().open().await? {
             observed.open.insert(ScheduleKey { backup: run.spec.backup, kind: run.spec.kind });
         }
-        let mut verified: BTreeMap<_, _> =
-            tx.runs().newest_verified().await?.into_iter().collect();
+        let mut verified: BTreeMap<_, _> = tx.runs().newest_verified().await?.into_iter().collect();
         tx.rollback().await?;
         for backup in site.backups() {
             if self.held().newest(&backup.name, verified.remove(&backup.name)).is_some() {

@@ -14,7 +14,7 @@ use homelab_domain::{
     reason::Failure,
     run::{Progress, Run, RunKind, RunOutcome, RunState, RunStateKind},
 };
-use homelab_store::RunError;
+use homelab_store::{RunError, StoreError};
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
@@ -76,6 +76,7 @@ impl Backups {
             id,
             shown,
             heard_since: None,
+            reports: 0,
             written_at: None,
             entry,
         };
@@ -90,6 +91,8 @@ struct Follower {
     shown: watch::Sender<Run>,
     /// Since when the agent is known, here, to work on it.
     heard_since: Option<Instant>,
+    /// How often the agent was heard of.
+    reports: u64,
     /// When its progress was last written.
     written_at: Option<Instant>,
     #[expect(dead_code, reason = "held for what happens when it is dropped")]
@@ -108,18 +111,20 @@ impl Follower {
     }
 
     async fn follow(&mut self) {
+        // Whoever asked for this follower may have read the run a while ago.
+        self.refresh().await;
         let mut attempt = 0;
         loop {
             if self.run_now().state.kind().is_final() {
                 return;
             }
-            let heard_before = self.heard_since;
+            let reports_before = self.reports;
             match self.attend().await {
                 Ok(outcome) => return self.end(outcome).await,
                 Err(error) => self.lose(&error).await,
             }
             // Contact that was had meanwhile makes it a new outage.
-            attempt = if self.heard_since == heard_before { attempt + 1 } else { 0 };
+            attempt = if self.reports == reports_before { attempt + 1 } else { 0 };
             let parts = self.backups.parts();
             tokio::time::sleep(parts.pace.rejoin.delay(attempt, parts.chance.as_ref())).await;
         }
@@ -219,6 +224,7 @@ impl Follower {
     }
 
     async fn progress(&mut self, progress: Progress) {
+        self.reports += 1;
         let pace = self.backups.parts().pace.progress;
         let was_open = self.run_now().state.kind() == RunStateKind::Running;
         let is_first = !self.was_heard() || !was_open;
@@ -254,7 +260,9 @@ impl Follower {
         warn!(run = %self.id, backup = %run.spec.backup, why, "contact with a run was lost; asking again");
         match self.backups.write_lost(self.id, &why).await {
             Ok(run) => self.show(run),
-            Err(error) => warn!(run = %self.id, error = %Chain(&error), "could not keep that a run is unknown"),
+            Err(error) => {
+                warn!(run = %self.id, error = %Chain(&error), "could not keep that a run is unknown")
+            }
         }
         self.backups.parts().events.tell(Change::Backups);
     }
@@ -270,6 +278,7 @@ impl Follower {
                 }
                 Err(error @ (RunError::Ended(_) | RunError::NotFound(_))) => {
                     warn!(run = %self.id, error = %Chain(&error), "a run ended that had ended");
+                    self.refresh().await;
                     break;
                 }
                 Err(error) => {
@@ -279,6 +288,15 @@ impl Follower {
             tokio::time::sleep(self.backups.parts().pace.store).await;
         }
         self.backups.changed();
+    }
+
+    /// Takes over what the store says of the run.
+    async fn refresh(&self) {
+        match self.backups.stored(self.id).await {
+            Ok(Some(run)) => self.show(run),
+            Ok(None) => {}
+            Err(error) => warn!(run = %self.id, error = %Chain(&error), "could not read a run"),
+        }
     }
 
     fn show(&self, run: Run) {
@@ -291,6 +309,10 @@ impl Follower {
 }
 
 impl Backups {
+    pub(super) async fn stored(&self, id: RunId) -> Result<Option<Run>, StoreError> {
+        self.parts().store.read().await?.runs().get(id).await
+    }
+
     async fn write_progress(&self, id: RunId, progress: Progress) -> Result<Run, RunError> {
         let mut tx = self.parts().store.begin().await?;
         let run = tx.runs().progressed(id, progress).await?;

@@ -109,21 +109,21 @@ fn decide(
         known_since: record.map_or(now, |record| record.known_since),
     };
     let policy = Policy { jitter: jitter(key), ..Policy::default() };
-    let (trigger, scheduled_for, since, why) =
-        match schedule.due(now, history, policy, Hold::None) {
-            Due::Nothing { .. } if is_first_drill(key, observed) => {
-                let why = "the backup has never been drilled".to_owned();
-                (RunTrigger::Schedule, now, now, why)
-            }
-            Due::Nothing { next } => return Decision::Wait { next },
-            Due::Fire { scheduled_for } => {
-                let why = format!("due at {}", schedule.zone().local(scheduled_for));
-                (RunTrigger::Schedule, scheduled_for, scheduled_for, why)
-            }
-            Due::CatchUp { missed } | Due::Held { missed, .. } => {
-                (RunTrigger::CatchUp, missed.newest, missed.oldest, made_up_for(schedule, missed))
-            }
-        };
+    let (trigger, scheduled_for, since, why) = match schedule.due(now, history, policy, Hold::None)
+    {
+        Due::Nothing { .. } if is_first_drill(key, observed) => {
+            let why = "the backup has never been drilled".to_owned();
+            (RunTrigger::Schedule, now, now, why)
+        }
+        Due::Nothing { next } => return Decision::Wait { next },
+        Due::Fire { scheduled_for } => {
+            let why = format!("due at {}", schedule.zone().local(scheduled_for));
+            (RunTrigger::Schedule, scheduled_for, scheduled_for, why)
+        }
+        Due::CatchUp { missed } | Due::Held { missed, .. } => {
+            (RunTrigger::CatchUp, missed.newest, missed.oldest, made_up_for(schedule, missed))
+        }
+    };
     match obstacle(backup, key, power, observed) {
         Some(because) => Decision::Hold { because, since },
         None => Decision::Start { trigger, scheduled_for, why },
@@ -194,4 +194,117 @@ fn jitter(key: &ScheduleKey) -> Duration {
     let hash = digest(&SHA256, format!("{}/{}", key.backup, key.kind).as_bytes());
     let first = hash.as_ref().first().copied().unwrap_or_default();
     JITTER_MAX.mul_f64(f64::from(first) / f64::from(u8::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use homelab_store::Paused;
+
+    use super::*;
+    use crate::{backup::tests::time, site::SiteFile};
+
+    const NOW: &str = "2026-02-02T12:00:00Z";
+
+    fn site(power: &str) -> std::sync::Arc<Site> {
+        let text = format!(
+            "[site]\nname = \"home\"\n[[repository]]\nname = \"nas\"\n\
+             [[host]]\nname = \"x99\"\naddress = \"127.0.0.1\"\nmac = \"02:00:00:00:00:01\"\n\
+             expected-power = \"{power}\"\ndaemons = [\"backup-agent\"]\n\
+             [[backup]]\nname = \"wiki\"\nhost = \"x99\"\nsource = \"postgres\"\n\
+             repository = \"nas\"\nschedule = \"0 2 * * *\"\nrpo = \"26h\"\n\
+             drill-schedule = \"0 5 * * 0\"\ndrill-target = \"spare\"\n"
+        );
+        SiteFile::parse("homelab.toml", &text, time(NOW)).unwrap_or_else(|bad| panic!("{bad}")).site
+    }
+
+    fn key(kind: RunKind) -> ScheduleKey {
+        ScheduleKey { backup: BackupName::try_new("wiki").expect("a name"), kind }
+    }
+
+    /// Both schedules are known for a month and have never fired.
+    fn observed() -> Observed {
+        let record = |kind| ScheduleRecord {
+            key: key(kind),
+            known_since: time("2026-01-02T12:00:00Z"),
+            last_fired_for: None,
+            paused: None,
+        };
+        let kinds = [RunKind::Backup, RunKind::Drill];
+        let records = kinds.map(|kind| (key(kind), record(kind))).into();
+        Observed { records, ..Observed::default() }
+    }
+
+    fn decided(kind: RunKind, power: &str, observed: &Observed) -> Decision {
+        let all = plan(time(NOW), &site(power), observed);
+        all.into_iter().find(|one| one.key == key(kind)).expect("a schedule").decision
+    }
+
+    fn held_by(decision: Decision) -> (String, Timestamp) {
+        match decision {
+            Decision::Hold { because, since } => (because.reason.to_string(), since),
+            other => panic!("not held: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_drill_waits_for_something_to_restore_and_for_the_run_that_makes_it() {
+        let mut observed = observed();
+        let drill = |observed: &Observed| decided(RunKind::Drill, "on", observed);
+        assert_eq!(held_by(drill(&observed)).0, "NEVER_BACKED_UP");
+        observed.restorable.insert(key(RunKind::Backup).backup);
+        observed.open.insert(key(RunKind::Backup));
+        assert_eq!(held_by(drill(&observed)).0, "RUN_IN_PROGRESS");
+        observed.open.clear();
+        assert!(matches!(drill(&observed), Decision::Start { trigger: RunTrigger::CatchUp, .. }));
+    }
+
+    #[test]
+    fn a_drill_that_goes_on_does_not_keep_a_backup() {
+        let mut observed = observed();
+        observed.open.insert(key(RunKind::Drill));
+        let decision = decided(RunKind::Backup, "on", &observed);
+        assert!(matches!(decision, Decision::Start { .. }), "{decision:?}");
+    }
+
+    #[test]
+    fn a_host_that_sleeps_is_told_from_one_that_is_gone() {
+        let mut observed = observed();
+        observed.silent.insert(HostName::try_new("x99").expect("a name"), "no route".to_owned());
+        let by = |power| held_by(decided(RunKind::Backup, power, &observed));
+        let since = time("2026-01-03T02:00:00Z");
+        assert_eq!(by("on"), ("HOST_UNREACHABLE".to_owned(), since));
+        assert_eq!(by("on-demand"), ("EXPECTED_ASLEEP".to_owned(), since));
+    }
+
+    #[test]
+    fn the_first_drill_is_due_at_once_and_only_once() {
+        let mut observed = observed();
+        for record in observed.records.values_mut() {
+            record.last_fired_for = Some(time(NOW));
+        }
+        let drill = |observed: &Observed| decided(RunKind::Drill, "on", observed);
+        assert!(matches!(drill(&observed), Decision::Wait { next: Some(_) }), "nothing to drill");
+        observed.restorable.insert(key(RunKind::Backup).backup);
+        assert!(matches!(drill(&observed), Decision::Start { .. }));
+        observed.ever_run.insert(key(RunKind::Drill));
+        assert!(matches!(drill(&observed), Decision::Wait { next: Some(_) }));
+    }
+
+    #[test]
+    fn a_paused_schedule_has_no_next_time() {
+        let mut observed = observed();
+        let paused = Paused { by: "ada".to_owned(), reason: "move".to_owned(), at: time(NOW) };
+        for record in observed.records.values_mut() {
+            record.paused = Some(paused.clone());
+        }
+        let decision = decided(RunKind::Backup, "on", &observed);
+        assert_eq!(decision, Decision::Wait { next: None });
+    }
+
+    #[test]
+    fn each_schedule_is_late_by_its_own_constant_amount() {
+        let late = jitter(&key(RunKind::Backup));
+        assert!(late <= JITTER_MAX && late == jitter(&key(RunKind::Backup)));
+        assert_ne!(late, jitter(&key(RunKind::Drill)));
+    }
 }

@@ -33,7 +33,9 @@ pub struct Wish {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// There is no such backup.
-    #[error("there is no backup `{0}` in the site file; `labctl backup list` shows those there are")]
+    #[error(
+        "there is no backup `{0}` in the site file; `labctl backup list` shows those there are"
+    )]
     NotFound(BackupName),
     /// The same id was used for something else.
     #[error("request id {0} was used for another run; choose a new one")]
@@ -69,7 +71,7 @@ impl Backups {
     /// Why it was not started.
     pub async fn start_run(&self, wish: Wish) -> Result<Run, StartError> {
         let parts = self.parts();
-        let known = parts.store.read().await?.runs().get(wish.id).await?;
+        let known = self.stored(wish.id).await?;
         if let Some(run) = known {
             return same(run, &wish);
         }
@@ -97,8 +99,7 @@ impl Backups {
     pub async fn check_run(&self, wish: Wish) -> Result<Run, StartError> {
         let spec = self.spec(&wish)?;
         let open = self.parts().store.read().await?.runs().open().await?;
-        let same_kind =
-            |run: &Run| run.spec.backup == wish.backup && run.spec.kind == wish.kind;
+        let same_kind = |run: &Run| run.spec.backup == wish.backup && run.spec.kind == wish.kind;
         if let Some(run) = open.into_iter().find(same_kind) {
             return Err(StartError::InProgress(Box::new(run)));
         }
@@ -120,7 +121,7 @@ impl Backups {
     ///
     /// The store failed.
     pub async fn watch_run(&self, id: RunId) -> Result<Option<watch::Receiver<Run>>, StoreError> {
-        let known = self.parts().store.read().await?.runs().get(id).await?;
+        let known = self.stored(id).await?;
         Ok(known.map(|run| {
             if run.state.kind().is_final() { watch::channel(run).1 } else { self.follow(run) }
         }))

@@ -136,9 +136,10 @@ impl Backups {
     async fn dues(&self, site: &Site, now: Timestamp) -> Result<Dues, StoreError> {
         let observed = self.observe(site, now).await?;
         let planned = plan(now, site, &observed).into_iter();
-        let pauses = observed.records.into_values().filter_map(|record| {
-            record.paused.map(|paused| (record.key.backup, paused))
-        });
+        let pauses = observed
+            .records
+            .into_values()
+            .filter_map(|record| record.paused.map(|paused| (record.key.backup, paused)));
         Ok(Dues {
             decisions: planned.map(|one| (one.key, one.decision)).collect(),
             paused: pauses.collect(),
@@ -173,7 +174,9 @@ impl Dues {
     fn add_held(&self, backup: &Backup, risk: &mut BackupRisk) {
         for kind in [RunKind::Backup, RunKind::Drill] {
             let key = ScheduleKey { backup: backup.name.clone(), kind };
-            let Some(Decision::Hold { because, since }) = self.decisions.get(&key) else { continue };
+            let Some(Decision::Hold { because, since }) = self.decisions.get(&key) else {
+                continue;
+            };
             if because.reason != Reason::HOST_UNREACHABLE {
                 continue;
             }

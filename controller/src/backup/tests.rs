@@ -6,9 +6,7 @@ mod scripted;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use homelab_common::{
-    chance::SeededChance, clock::ManualClock, lifecycle::Tasks, retry::Backoff,
-};
+use homelab_common::{chance::SeededChance, clock::ManualClock, lifecycle::Tasks, retry::Backoff};
 use homelab_domain::{
     fleet::Verdict,
     ids::{BackupName, RunId},
@@ -21,23 +19,21 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    Backups, BackupStatus, Pace, Parts, StartError, Wish,
-    fire::FireSchedules,
-    follow::FollowRuns,
-    repository::ReadRepositories,
+    BackupStatus, Backups, Pace, Parts, StartError, Wish, agents::BackupAgents,
+    fire::FireSchedules, follow::FollowRuns, repository::ReadRepositories,
 };
 use crate::{
     app::Events,
     site::SiteFile,
     task::{BackgroundTask, Done, lease::Lease},
 };
-pub(crate) use scripted::{ScriptedAgent, drilled, snapshot};
+use scripted::{ScriptedAgent, drilled, snapshot};
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One backup at 02:30 in Amsterdam, drilled on Sundays.
-pub(crate) const SITE: &str = r#"
+const SITE: &str = r#"
 [site]
 name = "home"
 time-zone = "Europe/Amsterdam"
@@ -59,20 +55,20 @@ rpo = "26h"
 "#;
 
 /// A controller's schedules, and what it takes to start another one on the same store.
-pub(crate) struct Lab {
+struct Lab {
     folder: tempfile::TempDir,
-    pub(crate) clock: ManualClock,
-    pub(crate) agent: Arc<ScriptedAgent>,
-    pub(crate) tasks: Tasks,
-    pub(crate) backups: Backups,
+    clock: ManualClock,
+    agent: Arc<ScriptedAgent>,
+    tasks: Tasks,
+    backups: Backups,
     fire: FireSchedules,
 }
 
 impl Lab {
-    pub(crate) async fn at(now: &str) -> Self {
+    async fn at(now: &str) -> Self {
         let folder = tempfile::tempdir().expect("a scratch directory");
         let (clock, agent) = (ManualClock::new(time(now)), Arc::new(ScriptedAgent::default()));
-        let (tasks, backups) = controller(&folder, &clock, Arc::clone(&agent)).await;
+        let (tasks, backups) = controller(&folder, &clock, agent.clone()).await;
         let fire = FireSchedules::new(backups.clone());
         let lab = Self { folder, clock, agent, tasks, backups, fire };
         lab.tick().await;
@@ -83,8 +79,7 @@ impl Lab {
     async fn restart(&mut self) {
         self.tasks.shutdown(Duration::ZERO).await;
         self.backups.parts().store.close().await;
-        let (tasks, backups) =
-            controller(&self.folder, &self.clock, Arc::clone(&self.agent)).await;
+        let (tasks, backups) = controller(&self.folder, &self.clock, self.agent.clone()).await;
         self.fire = FireSchedules::new(backups.clone());
         (self.tasks, self.backups) = (tasks, backups);
     }
@@ -132,6 +127,11 @@ impl Lab {
         .await
     }
 
+    /// Waits until the agent was heard working on the newest run.
+    async fn until_heard(&self) {
+        eventually("progress", async || is_heard(&self.newest().await).then_some(())).await;
+    }
+
     /// Has the newest run end well, with a snapshot of now.
     async fn succeed(&self) -> Run {
         let run = self.newest().await;
@@ -152,10 +152,11 @@ impl Lab {
     }
 }
 
-async fn controller(
+/// A controller's schedules with its store in a folder.
+pub(crate) async fn controller(
     folder: &tempfile::TempDir,
     clock: &ManualClock,
-    agent: Arc<ScriptedAgent>,
+    agents: Arc<dyn BackupAgents>,
 ) -> (Tasks, Backups) {
     let url = StoreUrl::Sqlite(folder.path().join("store.db"));
     let store = homelab_store::open(&url).await.expect("a store");
@@ -171,7 +172,7 @@ async fn controller(
         chance: Arc::new(SeededChance::new(u64::from(std::process::id()))),
         tasks: tasks.clone(),
         site,
-        agents: agent,
+        agents,
         events: Events::default(),
         pace: Pace {
             rejoin: Backoff::try_new(milli, 20 * milli, 0.5).expect("valid numbers"),
@@ -186,7 +187,7 @@ pub(crate) fn time(text: &str) -> Timestamp {
     text.parse().expect("a time")
 }
 
-pub(crate) fn wiki() -> BackupName {
+fn wiki() -> BackupName {
     BackupName::try_new("wiki").expect("a name")
 }
 
@@ -208,6 +209,10 @@ pub(crate) async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>)
 
 async fn within<T>(what: &str, wanted: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, wanted).await.unwrap_or_else(|_| panic!("{what} never came"))
+}
+
+pub(crate) fn is_heard(run: &Run) -> bool {
+    matches!(&run.state, RunState::Running { progress } if !progress.step.is_empty())
 }
 
 fn failed(run: &Run) -> &Failure {
@@ -359,8 +364,7 @@ async fn a_paused_schedule_stands_still_and_makes_up_for_nothing() {
 async fn a_lost_stream_is_unknown_and_is_joined_again_not_run_again() {
     let lab = Lab::at("2026-02-02T00:00:00Z").await;
     lab.start(7, RunKind::Backup).await.expect("started");
-    lab.until_begun(1).await;
-    lab.until(RunStateKind::Running).await;
+    lab.until_heard().await;
     for _ in 0..3 {
         lab.agent.unplug("no route to host");
         lab.until(RunStateKind::Unknown).await;
@@ -377,7 +381,7 @@ async fn a_lost_stream_is_unknown_and_is_joined_again_not_run_again() {
 async fn an_end_that_comes_while_contact_is_lost_is_learned_afterwards() {
     let lab = Lab::at("2026-02-02T00:00:00Z").await;
     let run = lab.start(7, RunKind::Backup).await.expect("started");
-    lab.until_begun(1).await;
+    lab.until_heard().await;
     lab.agent.unplug("no route to host");
     lab.until(RunStateKind::Unknown).await;
     let fact = snapshot(run.spec.id, lab.backups.now());
@@ -391,12 +395,7 @@ async fn an_end_that_comes_while_contact_is_lost_is_learned_afterwards() {
 async fn a_restarted_controller_finds_its_runs_again() {
     let mut lab = Lab::at("2026-02-02T00:00:00Z").await;
     lab.tick_at("2026-02-02T01:30:30Z").await;
-    lab.until_begun(1).await;
-    eventually("progress in the store", async || match lab.newest().await.state {
-        RunState::Running { progress } if !progress.step.is_empty() => Some(()),
-        _ => None,
-    })
-    .await;
+    lab.until_heard().await;
     lab.restart().await;
     FollowRuns(lab.backups.clone()).activate().await.expect("the store answers");
     lab.succeed().await;
@@ -420,8 +419,7 @@ async fn a_run_that_was_stored_before_its_agent_heard_of_it_starts_after_a_resta
 async fn an_agent_that_was_restarted_has_lost_its_run_and_is_not_given_it_again() {
     let lab = Lab::at("2026-02-02T00:00:00Z").await;
     lab.start(7, RunKind::Backup).await.expect("started");
-    lab.until_begun(1).await;
-    lab.until(RunStateKind::Running).await;
+    lab.until_heard().await;
     lab.agent.restart();
     let run = lab.until(RunStateKind::Failed).await;
     let failure = failed(&run);
@@ -434,8 +432,7 @@ async fn an_agent_that_was_restarted_has_lost_its_run_and_is_not_given_it_again(
 async fn a_lost_run_whose_snapshot_is_in_the_repository_has_succeeded() {
     let lab = Lab::at("2026-02-02T00:00:00Z").await;
     let run = lab.start(7, RunKind::Backup).await.expect("started");
-    lab.until_begun(1).await;
-    lab.until(RunStateKind::Running).await;
+    lab.until_heard().await;
     lab.agent.hold(snapshot(run.spec.id, lab.backups.now()), Some(run.spec.id));
     lab.agent.restart();
     lab.until(RunStateKind::Succeeded).await;

@@ -206,9 +206,7 @@ fn answers<M: Send + 'static>(
     read: fn(M) -> Option<Answer>,
 ) -> Answers {
     let host = host.clone();
-    let each = stream.map(move |message| {
-        message.map(read).map_err(|status| judge(&host, &status))
-    });
+    let each = stream.map(move |message| message.map(read).map_err(|status| judge(&host, &status)));
     each.try_filter_map(async |answer| Ok(answer)).boxed()
 }
 
@@ -252,14 +250,14 @@ pub(crate) fn judge(host: &HostName, status: &Status) -> CallError {
     if let Some((layer, words)) = layer_of(status) {
         return CallError::Unreachable { host, why: format!("{layer}: {words}") };
     }
-    let settled = !matches!(
+    let settled = matches!(
         status.code(),
-        Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::ResourceExhausted
-            | Code::Aborted
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented
     );
     match reason_of(status).and_then(|reason| Reason::try_new(reason).ok()) {
         Some(reason) if settled => {

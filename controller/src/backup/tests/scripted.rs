@@ -145,7 +145,8 @@ impl BackupAgents for ScriptedAgent {
         }
         let end = state.runs.get(&order.run).expect("just put there").subscribe();
         drop(state);
-        let going = Report::Progress(Progress { step: "dumping".to_owned(), ..Progress::default() });
+        let going =
+            Report::Progress(Progress { step: "dumping".to_owned(), ..Progress::default() });
         let rest = stream::once(ended(host, end, self.outage.subscribe()));
         Ok(stream::once(async { Ok(going) }).chain(rest).boxed())
     }
