@@ -193,13 +193,13 @@ fn gaps(
             };
             let message =
                 format!("its last drill, {} ago, came to: {}", span(age(now, *at)), drill.verdict);
-            let command = format!("labctl backup list --runs {name}");
+            let command = format!("labctl backup runs {name}");
             add(verdict, Reason::DRILL_FAILED, message, Some(*at), command);
         }
         Some(_) => {}
     }
     if let Some(last) = evidence.last_run.filter(|last| last.spec.kind == RunKind::Backup) {
-        let command = format!("labctl backup list --runs {name}");
+        let command = format!("labctl backup runs {name}");
         let since = Some(last.spec.started_at);
         match last.state.kind() {
             RunStateKind::Failed => {

@@ -107,7 +107,7 @@ fn of_host(host: &HostInput<'_>) -> Option<Concern> {
                 subject: format!("host/{name}"),
                 because: Because::new(Reason::DRAINED, "it is drained and takes no new work"),
                 since: None,
-                command: format!("labctl host drain {name} --undo"),
+                command: format!("labctl host undrain {name}"),
             });
         }
         HostState::Healthy | HostState::Asleep => return None,
@@ -144,7 +144,7 @@ fn of_jobs(now: Timestamp, jobs: &JobsInput) -> Vec<Concern> {
             subject: "job".to_owned(),
             because: Because::new(Reason::JOBS_FAILED, message),
             since: None,
-            command: "labctl job list --state failed,expired".to_owned(),
+            command: "labctl job list".to_owned(),
         });
     }
     if let Some((id, since, because)) = &jobs.oldest {

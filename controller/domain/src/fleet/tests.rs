@@ -102,7 +102,7 @@ fn concerns_come_worst_first_and_name_a_command() {
         [
             ("host/cw-nas", "labctl host show cw-nas"),
             ("host/ryzen", "labctl host show ryzen"),
-            ("job", "labctl job list --state failed,expired"),
+            ("job", "labctl job list"),
         ]
     );
     assert_eq!(verdict(&all), Verdict::Critical);
