@@ -1,6 +1,7 @@
 //! The lab on loopback that demo and tests share: real daemons, real databases, a real engine, and the
 //! ways to look at them. Nothing in the product depends on this crate.
 
+pub mod bench;
 pub mod chaos;
 pub mod demo;
 pub mod lab;
