@@ -39,9 +39,9 @@ bench: ## Measure, each beside its peer in the same run; writes docs/benchmarks.
 	$(CARGO) build --locked --release --workspace --bins
 	@target/release/homelab-bench
 
-ui-test: ## Look at the dashboard with a real browser; screenshots land in target/ui.
+ui-test: setup build ## Draw the dashboard with a real browser into target/ui.
 	@packaging/setup.sh ui
-	@tests/ui/run.sh
+	@target/debug/homelab-demo --screenshots target/ui
 
 proto-agree: ## Accept the protocol as it is now as the one that peers rely on.
 	UPDATE=1 $(CARGO) test --locked -p homelab-proto --test protocol

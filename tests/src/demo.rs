@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, Write},
+    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     lab::{BACKUP, Daemon, HOSTS, Lab, MODEL, Ports},
-    process::output,
+    process::{command, output},
     wait::{Look, wait_for},
 };
 
@@ -262,6 +263,55 @@ fn dashboard_opens(lab: &Lab) -> anyhow::Result<()> {
     let second = again.stdout(Stdio::null()).stderr(Stdio::null()).status().context("curl")?;
     if second.success() {
         bail!("the link worked twice");
+    }
+    Ok(())
+}
+
+/// Has a real browser draw the dashboard: light, dark, and as narrow as a phone.
+///
+/// # Errors
+/// When Chromium is missing or draws nothing.
+pub fn screenshots(story: &Story, lab: &Lab, folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    for (name, width, dark) in
+        [("light", 1280, false), ("dark", 1280, true), ("narrow", 390, false)]
+    {
+        let picture = folder.join(format!("dashboard-{name}.png"));
+        story.step(&format!("a picture of the dashboard: {name}"), || {
+            let link = lab.labctl(&["dashboard"])?;
+            let profile = tempfile::tempdir().context("make a profile")?;
+            let mut chromium = command("chromium");
+            chromium
+                .args([
+                    "--headless",
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--disable-quic",
+                    "--no-first-run",
+                ])
+                .args([
+                    "--disable-background-networking",
+                    "--disable-component-update",
+                    "--disable-sync",
+                ])
+                .args([
+                    "--ignore-certificate-errors",
+                    "--hide-scrollbars",
+                    "--virtual-time-budget=3000",
+                ])
+                .arg(format!("--user-data-dir={}", profile.path().display()))
+                .arg(format!("--window-size={width},1400"))
+                .arg(format!("--screenshot={}", picture.display()))
+                .env("HOME", profile.path());
+            if dark {
+                chromium.arg("--blink-settings=preferredColorScheme=0");
+            }
+            output(chromium.arg(link.trim())).context("is it there? apt install chromium")?;
+            let drawn =
+                picture.metadata().with_context(|| format!("no {}", picture.display()))?.len();
+            ensure!(drawn > 10_000, "{} is empty", picture.display());
+            Ok(())
+        })?;
     }
     Ok(())
 }

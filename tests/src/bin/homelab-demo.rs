@@ -1,6 +1,7 @@
 //! Brings the main job up on real parts on loopback; see `homelab_tests::demo`.
 
 use std::{
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -21,11 +22,19 @@ struct Args {
     /// Assert everything through public interfaces, then tear it down.
     #[arg(long)]
     check: bool,
+    /// Have a real browser draw the dashboard into this folder, then tear everything down.
+    #[arg(long, conflicts_with = "check", value_name = "FOLDER")]
+    screenshots: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    match if args.check { demo::check(&Story::begin()) } else { show() } {
+    let done = match &args.screenshots {
+        _ if args.check => demo::check(&Story::begin()),
+        Some(folder) => pictures(folder),
+        None => show(),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("\nhomelab-demo: {error:#}"));
@@ -42,6 +51,16 @@ fn show() -> anyhow::Result<()> {
     demo::ask(&story, &lab)?;
     story.tell(&demo::what_now(&lab)?)?;
     demo::stay_up(&story, &mut lab, || stop.load(Ordering::Relaxed))
+}
+
+fn pictures(folder: &Path) -> anyhow::Result<()> {
+    let story = Story::begin();
+    let mut lab = demo::bring_up(&story, Ports::free()?)?;
+    demo::back_up_and_drill(&story, &lab)?;
+    demo::ask(&story, &lab)?;
+    lab.labctl(&["job", "submit", "--tier", "silver", "Plan the move to VLANs."])?;
+    demo::screenshots(&story, &lab, folder)?;
+    lab.stop()
 }
 
 /// A flag that Ctrl-C and SIGTERM raise, so that the lab is torn down in order.
