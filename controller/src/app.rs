@@ -423,7 +423,7 @@ fn job_parts(context: &Context) -> job::Parts {
 
 /// How others reach a port of ours.
 fn reached_at(config: &Config, bound: SocketAddr) -> String {
-    let address = config.addresses.first().copied().unwrap_or(bound.ip());
+    let address = config.addresses.first().copied().unwrap_or_else(|| bound.ip());
     SocketAddr::new(address, bound.port()).to_string()
 }
 

@@ -46,7 +46,6 @@ pub const CONTROLLER: &str = "controller";
 pub struct AuditLog {
     queue: mpsc::Sender<NewAuditEntry>,
     lost: Arc<AtomicU64>,
-    clock: Arc<dyn Clock>,
 }
 
 /// An entry about one of the controller's own decisions, to be appended in the transaction that
@@ -78,17 +77,22 @@ impl AuditLog {
         events: Events,
         tasks: &Tasks,
     ) -> Self {
-        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        Self::start_bounded(store, clock, events, tasks, WAITING_MAX)
+    }
+
+    fn start_bounded(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        events: Events,
+        tasks: &Tasks,
+        waiting_max: usize,
+    ) -> Self {
+        let (queue, waiting) = mpsc::channel(waiting_max);
         let lost = Arc::new(AtomicU64::new(0));
-        let writer = Writer {
-            store,
-            clock: Arc::clone(&clock),
-            events,
-            lost: Arc::clone(&lost),
-            stopping: tasks.stopping(),
-        };
+        let stopping = tasks.stopping();
+        let writer = Writer { store, clock, events, lost: Arc::clone(&lost), stopping };
         tasks.spawn(writer.run(waiting));
-        Self { queue, lost, clock }
+        Self { queue, lost }
     }
 
     /// Appends an entry soon, without waiting for the disk. For what is not part of a transaction.
@@ -230,5 +234,35 @@ impl Writer {
             tx.audit().append(entry).await?;
         }
         tx.commit().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use homelab_common::clock::SystemClock;
+    use homelab_store::{StoreUrl, open};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_did_not_fit_is_counted_in_the_log_itself() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(&StoreUrl::Sqlite(folder.path().join("store.db"))).await.expect("opens");
+        let tasks = Tasks::default();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let events = Events::default();
+        let log = AuditLog::start_bounded(Arc::clone(&store), clock, events, &tasks, 2);
+        // The writer has had no turn yet on this one thread.
+        for number in 0..5 {
+            log.record(entry(&SystemClock, "ada", format!("act {number}"), "", ""));
+        }
+        assert!(tasks.shutdown(Duration::from_secs(30)).await, "the queue is emptied first");
+
+        let page = list(store.as_ref(), None, &PageRequest::first(10)).await.expect("a page");
+        let actions: Vec<_> = page.items.iter().map(|row| row.entry.action.as_str()).collect();
+        assert_eq!(actions, ["audit/overflow", "act 1", "act 0"]);
+        assert!(page.items[0].entry.detail.starts_with("3 entries"));
+        let verified = verify(store.as_ref()).await.expect("verified");
+        assert_eq!((verified.entries, verified.fault), (3, None));
     }
 }

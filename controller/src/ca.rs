@@ -17,6 +17,7 @@ use std::{fmt, net::IpAddr, path::Path};
 
 use homelab_common::{
     chance::Chance,
+    secret::{self, SecretError},
     tls::{Facts, SpkiPin},
 };
 use homelab_domain::identity::PeerKind;
@@ -53,6 +54,9 @@ pub enum OpenError {
         "the identity of this site is missing or unreadable; run `homelab-controller init` once"
     )]
     File(#[from] FileError),
+    /// The issuing key is missing, or others may read it.
+    #[error("the key of the issuing CA cannot be used")]
+    Key(#[from] SecretError),
     /// A file does not hold what it should.
     #[error("`{file}` does not hold {expected}")]
     Content {
@@ -80,13 +84,13 @@ impl Authority {
     pub fn open(pki_dir: &Path) -> Result<Self, OpenError> {
         let roots_pem = files::read(&pki_dir.join(files::ROOTS))?;
         let issuing_pem = files::read(&pki_dir.join(files::ISSUING))?;
-        let key_pem = files::read(&pki_dir.join(files::ISSUING_KEY))?;
+        let key_pem = secret::from_file(pki_dir.join(files::ISSUING_KEY))?;
 
         let root = certificate(&roots_pem, files::ROOTS)?;
         let issuing = certificate(&issuing_pem, files::ISSUING)?;
         let no_key =
             OpenError::Content { file: files::ISSUING_KEY, expected: "a P-256 key in PEM" };
-        let Ok(key) = KeyPair::from_pem(&key_pem) else { return Err(no_key) };
+        let Ok(key) = KeyPair::from_pem(key_pem.expose()) else { return Err(no_key) };
         let no_ca = || OpenError::Content { file: files::ISSUING, expected: "a CA certificate" };
         let issuer = Issuer::from_ca_cert_der(&issuing, key).map_err(|_| no_ca())?;
         Ok(Self {
@@ -329,6 +333,17 @@ mod tests {
                 assert_ne!(files::read(&path).expect("text"), key, "{}", path.display());
             }
         }
+    }
+
+    #[test]
+    fn an_issuing_key_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let site = Site::found();
+        let pki = site.folder.path().join("pki");
+        let readable = std::fs::Permissions::from_mode(0o640);
+        std::fs::set_permissions(pki.join(files::ISSUING_KEY), readable).expect("changed");
+        let error = Authority::open(&pki).expect_err("refused");
+        assert!(matches!(error, OpenError::Key(_)), "{error}");
     }
 
     #[test]

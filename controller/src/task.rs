@@ -222,6 +222,8 @@ mod tests {
 
     use super::*;
 
+    const GRACE: Duration = Duration::from_secs(1);
+
     struct Scripted {
         runs: AtomicU64,
     }
@@ -262,7 +264,7 @@ mod tests {
             if status.runs >= runs {
                 return status;
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
@@ -274,7 +276,7 @@ mod tests {
         assert_eq!(result(until(&driver, 1).await), Err("the disk is full".to_owned()));
         nudge.nudge();
         assert_eq!(result(until(&driver, 2).await), Ok(Done::Changed("made room".into())));
-        assert!(tasks.shutdown(Duration::ZERO).await, "an idle task ends at once");
+        assert!(tasks.shutdown(GRACE).await, "an idle task ends at once");
     }
 
     #[tokio::test(start_paused = true)]
@@ -283,7 +285,7 @@ mod tests {
         driver.start(Arc::new(Scripted { runs: AtomicU64::new(2) }));
         let last = until(&driver, 1).await.last.expect("ran");
         assert_eq!(last.result, Err("not done after 60 s".to_owned()));
-        assert!(tasks.shutdown(Duration::ZERO).await);
+        assert!(tasks.shutdown(GRACE).await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -294,6 +296,6 @@ mod tests {
         until(&driver, 2).await;
         let waited = began.elapsed();
         assert!(waited > Duration::from_secs(3200) && waited < Duration::from_secs(4000));
-        assert!(tasks.shutdown(Duration::ZERO).await);
+        assert!(tasks.shutdown(GRACE).await);
     }
 }

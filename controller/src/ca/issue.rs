@@ -97,8 +97,8 @@ pub struct Leaf {
 pub enum IssueError {
     /// The issuing certificate has ended, or ends before the leaf begins.
     #[error(
-        "the issuing certificate ended at {ended_at}; make a new one from the recovery kit with \
-         `homelab-controller init --renew-issuing`"
+        "the issuing certificate ended at {ended_at}; a new one needs the root key in the recovery \
+         kit"
     )]
     IssuingEnded {
         /// When.

@@ -85,6 +85,8 @@ pub struct Watchers {
 impl Watchers {
     /// Starts a task that keeps one watcher per daemon of the site, as the site changes.
     pub fn start(self, site: watch::Receiver<Arc<Site>>) {
+        // Hosts are known from the first call on, long before they are reached.
+        self.fleet.align(&site.borrow());
         let tasks = self.tasks.clone();
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         tasks.spawn(self.supervise(site, handshakes));

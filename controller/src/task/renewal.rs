@@ -157,3 +157,70 @@ impl BackgroundTask for RenewOwn {
         Ok(Done::Changed(format!("renewed, now good until {}", leaf.not_after)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use homelab_common::chance::SystemChance;
+    use homelab_rpc::peer::SiteName;
+
+    use super::*;
+    use crate::ca::root::{CONTROLLER_VALID_FOR, Ceremony, controller_terms, found};
+
+    fn now() -> Timestamp {
+        "2026-06-01T12:00:00Z".parse().expect("a time")
+    }
+
+    fn own(folder: &Path) -> OwnIdentity {
+        let site = SiteName::try_new("home").expect("a site");
+        let addresses = ["127.0.0.1".parse().expect("an address")];
+        let ceremony = Ceremony {
+            site: &site,
+            domain: "home.arpa",
+            name: "hx310-db",
+            addresses: &addresses,
+            pki_dir: &folder.join("pki"),
+            recovery_dir: &folder.join("recovery"),
+            admin: "ada",
+            admin_dir: &folder.join("ada"),
+        };
+        found(&ceremony, now(), &SystemChance).expect("founded");
+        OwnIdentity {
+            pki_dir: folder.join("pki"),
+            authority: Arc::new(Authority::open(&folder.join("pki")).expect("opens")),
+            terms: controller_terms(&site, "home.arpa", "hx310-db", &addresses).expect("names"),
+        }
+    }
+
+    fn renewed(own: &OwnIdentity, at: Timestamp) -> bool {
+        own.ensure(at, &SystemChance).expect("an identity").1.is_some()
+    }
+
+    #[test]
+    fn it_is_renewed_when_a_third_of_its_life_is_left_and_not_before() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let own = own(folder.path());
+        assert!(!renewed(&own, now() + CONTROLLER_VALID_FOR / 2));
+        let late = now() + CONTROLLER_VALID_FOR * 3 / 4;
+        assert!(renewed(&own, late));
+        assert!(!renewed(&own, late), "the new one is on the disk");
+    }
+
+    #[test]
+    fn a_half_written_pair_is_replaced_instead_of_keeping_the_controller_down() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let own = own(folder.path());
+        let other = KeyPair::generate().expect("a key").serialize_pem();
+        files::replace(&own.pki_dir.join(files::KEY), &other, Readers::Owner).expect("written");
+        assert!(renewed(&own, now()));
+        assert!(!renewed(&own, now()));
+    }
+
+    #[test]
+    fn a_new_address_brings_a_new_certificate() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut own = own(folder.path());
+        own.terms.addresses.push("192.0.2.20".parse().expect("an address"));
+        assert!(renewed(&own, now()));
+        assert!(!renewed(&own, now()));
+    }
+}
