@@ -123,6 +123,11 @@ pub(crate) async fn a_report_of_an_old_attempt_is_refused(bench: &Bench) {
     assert!(refused(tx.jobs().start(id, 1, at(9)).await));
     let late = tx.jobs().append(id, 1, &[piece(0, "late")], at(60)).await;
     assert!(matches!(late, Err(JobError::Refused(_))), "{late:?}");
+    // Nor once the new attempt writes: the late one must not finish its sentence.
+    tx.jobs().start(id, 2, at(9)).await.unwrap();
+    let late = tx.jobs().append(id, 1, &[piece(0, "late")], at(60)).await;
+    assert!(matches!(late, Err(JobError::Refused(_))), "{late:?}");
+    assert!(refused(tx.jobs().finish(id, 1, done(), at(9)).await));
     assert_eq!(tx.jobs().renew(&[(id, 1)], at(60)).await.unwrap(), [id]);
     assert_eq!(tx.jobs().renew(&[(id, 2)], at(60)).await.unwrap(), []);
     tx.commit().await.unwrap();
