@@ -577,3 +577,58 @@ async fn a_controller_starts_again_at_once_on_its_own_state() {
     // The lease was given back, so that another installation need not wait for it to run out.
     let (_app, _tasks) = start(config(folder.path(), "other-state")).await;
 }
+
+fn signing_request() -> Vec<u8> {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let request = rcgen::CertificateParams::default().serialize_request(&key);
+    request.expect("a request").der().to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_renews_under_its_own_identity_and_root_signs_people_in() {
+    let lab = Lab::start(free_port()).await;
+    let pki = lab.folder.path().join("agent-pki");
+    lab.enrol(lab.token().await, &pki).await.expect("enrolled");
+    let signing_request = signing_request();
+    EnrolmentServiceClient::new(lab.channel_as(&pki))
+        .renew_certificate(pb::RenewCertificateRequest {
+            signing_request: signing_request.clone().into(),
+        })
+        .await
+        .expect("renewed");
+    let issued = EnrolmentServiceClient::new(lab.admin())
+        .list_certificates(pb::ListCertificatesRequest { name: "x99".into(), ..Default::default() })
+        .await
+        .expect("certificates")
+        .into_inner()
+        .certificates;
+    let identities: Vec<_> = issued.iter().map(|row| row.identity.as_str()).collect();
+    assert_eq!(identities, ["spiffe://home/agent/x99"; 2]);
+
+    let root = dial_unix(&lab.app.bound().admin_socket).expect("a socket");
+    let mut root = EnrolmentServiceClient::new(root);
+    let signed = root
+        .issue_user_certificate(pb::IssueUserCertificateRequest {
+            name: "ada".into(),
+            role: homelab_proto::common::v1::Role::Operator.into(),
+            signing_request: signing_request.clone().into(),
+            ..Default::default()
+        })
+        .await
+        .expect("signed")
+        .into_inner();
+    assert_eq!(signed.identity, "spiffe://home/user/ada/operator");
+    let renewal = pb::RenewCertificateRequest { signing_request: signing_request.into() };
+    let none = root.renew_certificate(renewal).await.expect_err("has none");
+    assert_eq!(none.code(), Code::FailedPrecondition);
+    let garbage = root
+        .issue_user_certificate(pb::IssueUserCertificateRequest {
+            name: "ada".into(),
+            role: homelab_proto::common::v1::Role::Operator.into(),
+            signing_request: vec![0; 100].into(),
+            ..Default::default()
+        })
+        .await
+        .expect_err("refused");
+    assert_eq!(garbage.code(), Code::InvalidArgument);
+}
