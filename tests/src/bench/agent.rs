@@ -18,7 +18,7 @@ use prost::Message as _;
 use tonic::transport::Channel;
 
 use super::{
-    Scale,
+    Scale, close,
     grpc::Way,
     load::{Answers, Question, Rounds, Server, ask},
     measure::{Memory, Span, cpu_of_programs, cpu_of_thread, memory},
@@ -69,10 +69,8 @@ struct Cost {
 pub(super) fn measure(story: &Story, scale: Scale) -> anyhow::Result<Chapter> {
     let mut lab = story.step("a lab with one agent", lab_with_agent)?;
     let measured = measure_in(story, scale, &mut lab);
-    let stopped = lab.stop();
-    let chapter = measured?;
-    stopped?;
-    Ok(chapter)
+    close(story, lab)?;
+    measured
 }
 
 fn measure_in(story: &Story, scale: Scale, lab: &mut Lab) -> anyhow::Result<Chapter> {
@@ -110,7 +108,7 @@ fn lab_with_agent() -> anyhow::Result<Lab> {
     let host = HOSTS.iter().find(|host| host.name == "qotom").context("the host qotom")?;
     lab.join(host, Daemon::Agent)?;
     lab.wait_for_hosts(&[("qotom", "ANSWERING")])?;
-    lab.process("controller")?.end()?;
+    lab.process("controller")?.kill_9()?;
     Ok(lab)
 }
 

@@ -12,7 +12,7 @@ use self::{
     ours::{Agent, Run},
 };
 use super::{
-    Scale,
+    Scale, close,
     dataset::{self, Size, client},
     measure::size_of,
     pipeline::{self, Cost},
@@ -56,10 +56,8 @@ struct Moment {
 pub(super) fn measure(story: &Story, scale: Scale) -> anyhow::Result<Chapter> {
     let mut lab = story.step("a lab with a backup agent", lab_with_backup_agent)?;
     let measured = measure_in(story, scale, &mut lab);
-    let stopped = lab.stop();
-    let chapter = measured?;
-    stopped?;
-    Ok(chapter)
+    close(story, lab)?;
+    measured
 }
 
 fn measure_in(story: &Story, scale: Scale, lab: &mut Lab) -> anyhow::Result<Chapter> {
@@ -93,7 +91,7 @@ fn lab_with_backup_agent() -> anyhow::Result<Lab> {
     lab.init_repository()?;
     let host = HOSTS.iter().find(|host| host.name == "hx310-db").context("the host hx310-db")?;
     lab.join(host, Daemon::BackupAgent)?;
-    lab.process("controller")?.end()?;
+    lab.process("controller")?.kill_9()?;
     Ok(lab)
 }
 

@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::json;
 
 use super::{
-    Scale,
+    Scale, close,
     grpc::roots,
     load::{Answers, Question, Rounds, Server, ask},
     measure::Span,
@@ -63,10 +63,8 @@ struct Way {
 pub(super) fn measure(story: &Story, scale: Scale) -> anyhow::Result<Chapter> {
     let mut lab = story.step("a lab with controller and one worker", lab_with_worker)?;
     let measured = measure_in(story, scale, &mut lab);
-    let stopped = lab.stop();
-    let chapter = measured?;
-    stopped?;
-    Ok(chapter)
+    close(story, lab)?;
+    measured
 }
 
 fn measure_in(story: &Story, scale: Scale, lab: &mut Lab) -> anyhow::Result<Chapter> {
