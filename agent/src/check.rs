@@ -300,8 +300,9 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn every_check_has_an_outcome() {
-        let (_listener, target) = silent_server().await;
-        let probe = Probe::Tcp(TcpProbe { target, expect: Reach::Open });
+        let (listener, target) = silent_server().await;
+        drop(listener);
+        let probe = Probe::Tcp(TcpProbe { target, expect: Reach::Denied });
         let check = |n: usize| Check {
             name: n.to_string(),
             deadline: Duration::from_secs(20),

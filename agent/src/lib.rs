@@ -1,5 +1,23 @@
-//! The health agent of one host.
+//! The health agent of one host: how it fares, what it is, and what can be seen from it.
+//!
+//! | Module | What it is for |
+//! |---|---|
+//! | [`health`] | samples, rates and conditions, cheap enough for every second |
+//! | [`inventory`] | system, hardware, addresses and routes |
+//! | [`check`] | typed checks with evidence, run from here on request |
+//! | [`reading`] | a value, or the reason why there is none |
+//! | [`service`], [`convert`] | the same over gRPC; only these know the wire |
+//! | [`app`], [`config`], [`cli`], [`show`] | the daemon around it |
+//!
+//! The agent runs without privileges and changes nothing on its host.
 
+pub mod app;
 pub mod check;
+pub mod cli;
+pub mod config;
+pub mod convert;
 pub mod health;
+pub mod inventory;
 pub mod reading;
+pub mod service;
+pub mod show;

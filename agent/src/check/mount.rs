@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nix::sys::statvfs::statvfs;
 
 use crate::check::{Finding, Runner};
-use crate::health::{Access, Mount, Source, parse_mounts};
+use crate::health::{Access, Mount, mounts};
 use crate::reading::{Missing, Reading};
 
 /// A mount.
@@ -18,8 +18,7 @@ pub struct MountProbe {
 }
 
 pub(super) async fn run(probe: &MountProbe, runner: &Runner) -> Finding {
-    let mut source = Source::new(&runner.roots.proc, "self/mountinfo");
-    let mounts = match source.read(&mut Default::default()).map(parse_mounts) {
+    let mounts = match mounts(&runner.roots.proc) {
         Ok(mounts) => mounts,
         Err(why) => return Finding::unknown("NOT_READABLE", why.to_string()),
     };
@@ -81,6 +80,7 @@ mod tests {
     use super::*;
     use crate::check::tests::run;
     use crate::check::{Outcome, Probe, Verdict};
+    use crate::health::parse_mounts;
 
     async fn check(path: &str, types: &[&str]) -> Outcome {
         let types = types.iter().map(ToString::to_string).collect();

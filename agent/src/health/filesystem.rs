@@ -14,6 +14,7 @@ use futures_util::StreamExt as _;
 use nix::sys::statvfs::statvfs;
 
 use crate::health::probe::Probes;
+use crate::health::source::{Buffer, Source};
 use crate::health::text::{label, lines, words};
 use crate::reading::{Missing, Reading};
 
@@ -92,7 +93,18 @@ enum Nature {
     Other,
 }
 
-/// Reads `/proc/self/mountinfo` (its grammar: `proc_pid_mountinfo(5)`), every line of it.
+/// The mounts of this host, those without data included.
+///
+/// Asked of process 1, because a hardened unit has mounts of its own: under
+/// `ProtectSystem=strict` everything would look as if it was mounted read-only. The file is
+/// opened anew each time, as one that is kept open stays with the mounts of its first opener.
+pub(crate) fn mounts(proc: &Path) -> Reading<Vec<Mount>> {
+    let mut buffer = Buffer::default();
+    let mut read = |path| Source::new(proc, path).read(&mut buffer).map(parse_mounts);
+    read("1/mountinfo").or_else(|_| read("self/mountinfo"))
+}
+
+/// Reads the kernel's table of mounts (its grammar: `proc_pid_mountinfo(5)`), every line of it.
 pub(crate) fn parse_mounts(text: &[u8]) -> Vec<Mount> {
     lines(text).filter_map(parse_mount).collect()
 }

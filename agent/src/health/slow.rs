@@ -10,11 +10,11 @@ use homelab_common::exec::Exec;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::health::filesystem::{Filesystem, Rooms, parse_mounts, with_data};
+use crate::health::filesystem::{Filesystem, Rooms, mounts, with_data};
 use crate::health::network::{self, Links};
 use crate::health::probe::Probes;
 use crate::health::sensor::{self, Sensor};
-use crate::health::source::{Buffer, Roots, Source};
+use crate::health::source::Roots;
 use crate::health::time_sync::{self, TimeSync};
 use crate::health::unit::{self, FailedUnits};
 use crate::reading::{Aged, Missing, Reading};
@@ -107,11 +107,7 @@ impl SlowReader {
     }
 
     async fn read_filesystems(&self) {
-        // Opened anew each time: a file that is kept open shows the mounts of the namespace that
-        // we started in, and there is no hurry here.
-        let mut source = Source::new(&self.roots.proc, "self/mountinfo");
-        let mounts = source.read(&mut Buffer::default()).map(parse_mounts);
-        let filesystems = match mounts {
+        let filesystems = match mounts(&self.roots.proc) {
             Ok(mounts) => Ok(self.rooms.ask(with_data(mounts)).await),
             Err(missing) => Err(missing),
         };
