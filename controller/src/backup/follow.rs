@@ -15,6 +15,7 @@ use homelab_domain::{
     run::{Progress, Run, RunKind, RunOutcome, RunState, RunStateKind},
 };
 use homelab_store::{RunError, StoreError};
+use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
@@ -185,12 +186,25 @@ impl Follower {
     /// an agent is not given a run unless it answers, so that the one stands for the other.
     async fn agent_is_another(&self) -> Result<bool, CallError> {
         let spec = self.run_now().spec;
-        let in_it_for = match self.heard_since {
+        let in_it_before = self.time_in_agent(spec.started_at);
+        let uptime = self.backups.parts().agents.uptime(&spec.host).await?;
+        // The agent looked at its clock somewhere between question and answer.
+        if uptime >= self.time_in_agent(spec.started_at) {
+            return Ok(false);
+        }
+        if uptime < in_it_before {
+            return Ok(true);
+        }
+        let why = "its process is about as old as the run, and may be another".to_owned();
+        Err(CallError::Lost { host: spec.host, why })
+    }
+
+    fn time_in_agent(&self, started_at: Timestamp) -> Duration {
+        match self.heard_since {
             Some(since) => since.elapsed(),
-            None => Duration::try_from(self.backups.now().duration_since(spec.started_at))
+            None => Duration::try_from(self.backups.now().duration_since(started_at))
                 .unwrap_or_default(),
-        };
-        Ok(self.backups.parts().agents.uptime(&spec.host).await? < in_it_for)
+        }
     }
 
     /// The agent does not know the run any more. Its snapshot may be in the repository all the same.
