@@ -22,6 +22,7 @@ use homelab_store::{Claim, Store, StoreUrl, Submitted, open};
 
 use super::{
     Scale,
+    measure::Span,
     report::{Chapter, Table, ms, ratio, significant},
 };
 use crate::{
@@ -54,6 +55,8 @@ struct Rate {
     clients: u32,
     jobs: u32,
     took: Duration,
+    /// CPU of this process: the store, and SQLite itself.
+    cpu: Duration,
 }
 
 impl Rate {
@@ -148,10 +151,11 @@ async fn one_and_many(url: &StoreUrl, jobs: [u32; 2]) -> anyhow::Result<[Rate; 2
 }
 
 async fn load(store: &Arc<dyn Store>, clients: u32, each: u32) -> anyhow::Result<Rate> {
+    let span = Span::begin(std::process::id())?;
     let began = Instant::now();
     let working = (0..clients).map(|_| work(store.as_ref(), each, began));
     let jobs = try_join_all(working).await?.into_iter().sum();
-    Ok(Rate { clients, jobs, took: began.elapsed() })
+    Ok(Rate { clients, jobs, took: began.elapsed(), cpu: span.cpu()? })
 }
 
 /// Puts jobs in and takes as many out; which ones does not matter.
@@ -222,6 +226,7 @@ fn chapter(raw: [f64; 2], postgres: [Rate; 2], sqlite: [Rate; 2]) -> Chapter {
             "jobs",
             "jobs a second",
             "ms a job and caller",
+            "CPU of store, ms a job",
             "commits a second",
             "raw commits a second (pgbench)",
             "of the limit",
@@ -244,6 +249,7 @@ fn chapter(raw: [f64; 2], postgres: [Rate; 2], sqlite: [Rate; 2]) -> Chapter {
                 rate.jobs.to_string(),
                 significant(rate.a_second()),
                 ms(each),
+                ms(rate.cpu / rate.jobs.max(1)),
                 significant(commits),
                 limit,
                 share,
