@@ -44,7 +44,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Some(Command::Daemon(command)) => command.run::<Agent>(&self.config),
-            Some(Command::Sample) => lifecycle::block_on(print_sample()),
+            Some(Command::Sample) => lifecycle::block_on_one_thread(print_sample()),
             None => DaemonCommand::Run.run::<Agent>(&self.config),
         }
     }
@@ -71,6 +71,10 @@ impl Program for Agent {
 
     fn daemon(config: &Config) -> &DaemonConfig {
         &config.daemon
+    }
+
+    fn block_on(program: impl Future<Output = ExitCode>) -> ExitCode {
+        lifecycle::block_on_one_thread(program)
     }
 
     async fn start(config: Config, world: World) -> Result<Started, Box<dyn Error + Send + Sync>> {

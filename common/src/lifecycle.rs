@@ -8,5 +8,5 @@ mod notify;
 mod run;
 mod tasks;
 
-pub use run::{Lifecycle, block_on, run};
+pub use run::{Lifecycle, block_on, block_on_one_thread, run};
 pub use tasks::{Abandoned, Tasks};

@@ -90,6 +90,11 @@ pub trait Program {
     /// The part that all daemons have.
     fn daemon(config: &Self::Config) -> &DaemonConfig;
 
+    /// Runs what the command line asks for: on several threads, unless the daemon says otherwise.
+    fn block_on(program: impl Future<Output = ExitCode>) -> ExitCode {
+        lifecycle::block_on(program)
+    }
+
     /// Starts to serve.
     ///
     /// # Errors
@@ -108,9 +113,9 @@ impl DaemonCommand {
             Err(report) => return say::<P>(&report, Exit::Usage),
         };
         match self {
-            Self::Run => lifecycle::block_on(serve::<P>(config)),
+            Self::Run => P::block_on(serve::<P>(config)),
             Self::Enroll { token, address } => {
-                lifecycle::block_on(enroll::<P>(P::daemon(&config).clone(), token, address))
+                P::block_on(enroll::<P>(P::daemon(&config).clone(), token, address))
             }
             Self::CheckConfig => Exit::Ok.into(),
             Self::PrintConfig => print(&config),

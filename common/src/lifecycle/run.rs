@@ -20,6 +20,10 @@ const RELOAD_MAX: Duration = Duration::from_secs(60);
 /// How long the runtime waits for its threads at the very end.
 const RUNTIME_WAIT: Duration = Duration::from_secs(2);
 
+/// Threads for blocking work where one thread does the rest; more work waits. Less than the
+/// `TasksMax=` of the units.
+const BLOCKING_THREADS_FEW: usize = 32;
+
 /// Signals that wait to be handled; more are dropped, as the kernel would.
 const SIGNALS_MAX: usize = 8;
 
@@ -74,7 +78,24 @@ pub async fn run(tasks: Tasks, lifecycle: Lifecycle) -> ExitCode {
 /// Runs the whole program on a runtime of its own, and does not wait for
 /// threads that will not end: the last thing that a daemon's `main` calls.
 pub fn block_on(program: impl Future<Output = ExitCode>) -> ExitCode {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    run_to_end(tokio::runtime::Builder::new_multi_thread().enable_all().build(), program)
+}
+
+/// The same on the calling thread alone, beside which only blocking work has threads, few and
+/// short-lived: for a daemon that has little to do on a host that may have a hundred processors.
+pub fn block_on_one_thread(program: impl Future<Output = ExitCode>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_FEW)
+        .build();
+    run_to_end(runtime, program)
+}
+
+fn run_to_end(
+    runtime: io::Result<tokio::runtime::Runtime>,
+    program: impl Future<Output = ExitCode>,
+) -> ExitCode {
+    match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(program);
             runtime.shutdown_timeout(RUNTIME_WAIT);
