@@ -172,13 +172,17 @@ fn is_octal(digits: &[u8]) -> bool {
     digits.iter().all(|d| (b'0'..=b'7').contains(d)) && digits.first().is_some_and(|d| *d <= b'3')
 }
 
-/// The mounts worth looking at: those that hold data, each filesystem once, at its shortest path.
+/// The mounts worth looking at: those that hold data and are not hidden by a later one at the
+/// same place, each filesystem once, at its shortest path.
 pub(super) fn with_data(mounts: Vec<Mount>) -> Vec<Mount> {
+    let on_top: HashMap<String, Mount> =
+        mounts.into_iter().map(|mount| (mount.point.clone(), mount)).collect();
     let mut shortest: HashMap<((u32, u32), String), Mount> = HashMap::new();
-    for mount in mounts.into_iter().filter(|mount| mount.nature() != Nature::Other) {
+    for mount in on_top.into_values().filter(|mount| mount.nature() != Nature::Other) {
         let key = (mount.device, mount.source.clone());
+        let length = |mount: &Mount| (mount.point.len(), mount.point.clone());
         match shortest.get_mut(&key) {
-            Some(known) if known.point.len() <= mount.point.len() => {}
+            Some(known) if length(known) <= length(&mount) => {}
             Some(known) => *known = mount,
             None => {
                 shortest.insert(key, mount);
@@ -332,6 +336,15 @@ mod tests {
             "/srv/emergency",
         ];
         assert_eq!(points, expected);
+    }
+
+    #[test]
+    fn a_mount_that_is_hidden_by_a_later_one_is_left_out() {
+        let table =
+            b"30 1 8:1 / /srv rw - ext4 /dev/sda1 rw\n31 30 0:9 / /srv rw - nfs4 nas:/x rw\n";
+        let mounts = with_data(parse_mounts(table));
+        let kinds: Vec<&str> = mounts.iter().map(|mount| mount.kind.as_str()).collect();
+        assert_eq!(kinds, ["nfs4"]);
     }
 
     #[test]
