@@ -138,6 +138,27 @@ impl Lab {
         if name == "controller" { self.wait_for_socket() } else { Ok(()) }
     }
 
+    /// Ends the daemons of a host, as switching it off would.
+    ///
+    /// # Errors
+    /// When one does not end gracefully.
+    pub fn switch_off(&mut self, host: &Host) -> anyhow::Result<()> {
+        for daemon in host.daemons {
+            if let Some(mut process) = self.processes.remove(&process_name(host, *daemon)) {
+                process.end()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the daemons of an enrolled host again, as switching it on would.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn switch_on(&mut self, host: &Host) -> anyhow::Result<()> {
+        host.daemons.iter().try_for_each(|daemon| self.restart(&process_name(host, *daemon)))
+    }
+
     /// Names of all running processes.
     #[must_use]
     pub fn running(&self) -> Vec<String> {
