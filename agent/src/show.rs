@@ -77,7 +77,7 @@ impl Display for Text<'_> {
 }
 
 fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &dyn Display) -> fmt::Result {
-    writeln!(f, "{name:<24}{value}")
+    writeln!(f, "{name:<23} {value}")
 }
 
 fn reading<T>(

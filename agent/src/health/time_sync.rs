@@ -79,9 +79,36 @@ fn parse_timedatectl(text: &str) -> Reading<TimeSync> {
 
 #[cfg(test)]
 mod tests {
+    use homelab_common::exec::fake::{Answer, FakeExec};
     use proptest::prelude::*;
 
     use super::*;
+
+    async fn asked(daemons: &[&str], exec: &FakeExec) -> Reading<TimeSync> {
+        let run = tempfile::tempdir().unwrap();
+        for daemon in daemons {
+            std::fs::create_dir_all(run.path().join(daemon)).unwrap();
+        }
+        read(run.path(), exec).await
+    }
+
+    #[tokio::test]
+    async fn chrony_is_asked_before_systemd() {
+        let exec = FakeExec::default()
+            .on("chronyc", Answer::stdout(TRACKING))
+            .on("timedatectl", Answer::stdout("NTPSynchronized=no\n"));
+        let both = asked(&["chrony", "systemd/system"], &exec).await;
+        assert_eq!(both, Ok(TimeSync { is_synchronized: true, source: "chrony" }));
+        let systemd = asked(&["systemd/system"], &exec).await;
+        assert_eq!(systemd, Ok(TimeSync { is_synchronized: false, source: "timedatectl" }));
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_gives_no_answer_leaves_the_clock_unknown() {
+        let exec = FakeExec::default().on("chronyc", Answer::exit(1, "506 Cannot talk to daemon"));
+        let clock = asked(&["chrony"], &exec).await;
+        assert!(matches!(clock, Err(Missing::Program { .. })), "{clock:?}");
+    }
 
     const TRACKING: &str = "C0A8C801,192.168.200.1,3,1763870000.123,-0.000012,0.000004,0.00002,\
         -11.2,0.001,0.02,0.0012,0.0005,64.5,Normal\n";

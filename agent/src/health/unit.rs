@@ -48,9 +48,40 @@ fn parse(text: &[u8]) -> FailedUnits {
 
 #[cfg(test)]
 mod tests {
+    use homelab_common::exec::fake::{Answer, FakeExec};
     use proptest::prelude::*;
 
     use super::*;
+
+    /// A `/run` as systemd makes it.
+    fn run_of_systemd() -> tempfile::TempDir {
+        let run = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(run.path().join("systemd/system")).unwrap();
+        run
+    }
+
+    #[tokio::test]
+    async fn systemd_is_asked_where_it_runs() {
+        let exec = FakeExec::default().on("systemctl", Answer::stdout("a.service loaded failed\n"));
+        let failed = read(run_of_systemd().path(), &exec).await;
+        assert_eq!(failed, Ok(vec!["a.service".to_owned()]));
+    }
+
+    #[tokio::test]
+    async fn systemd_that_gives_no_answer_is_unknown_and_not_all_well() {
+        for answer in [Answer::exit(1, "Failed to connect to bus"), Answer::late()] {
+            let exec = FakeExec::default().on("systemctl", answer);
+            let failed = read(run_of_systemd().path(), &exec).await;
+            assert!(matches!(failed, Err(Missing::Program { .. })), "{failed:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_systemd_it_is_not_asked() {
+        let (run, exec) = (tempfile::tempdir().unwrap(), FakeExec::default());
+        assert!(matches!(read(run.path(), &exec).await, Err(Missing::Absent(_))));
+        assert!(exec.calls().is_empty());
+    }
 
     #[test]
     fn the_first_word_of_each_line_is_the_unit() {
