@@ -1,6 +1,7 @@
 //! Brings the main job up on real parts on loopback; see `homelab_tests::demo`.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -14,7 +15,10 @@ use homelab_tests::{
     demo::{self, Story},
     lab::Ports,
 };
-use nix::sys::signal::{SigSet, Signal};
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
 
 /// The main job on real parts, on loopback: hosts, backups, a drill, a model, the dashboard.
 #[derive(Debug, Parser)]
@@ -63,18 +67,23 @@ fn pictures(folder: &Path) -> anyhow::Result<()> {
     lab.stop()
 }
 
-/// A flag that Ctrl-C and SIGTERM raise, so that the lab is torn down in order.
+/// A flag that Ctrl-C and SIGTERM raise, so that the lab is torn down in order. By handlers and not by
+/// blocking the signals: children would inherit that, and no daemon could be told to end.
 fn on_ctrl_c() -> anyhow::Result<Arc<AtomicBool>> {
     let raised = Arc::new(AtomicBool::new(false));
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block()?;
     let flag = Arc::clone(&raised);
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let mut signals = runtime.block_on(async {
+        io::Result::Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
+    })?;
     std::thread::spawn(move || {
-        if signals.wait().is_ok() {
-            flag.store(true, Ordering::Relaxed);
-        }
+        runtime.block_on(async {
+            tokio::select! {
+                _ = signals.0.recv() => (),
+                _ = signals.1.recv() => (),
+            }
+        });
+        flag.store(true, Ordering::Relaxed);
     });
     Ok(raised)
 }
