@@ -42,6 +42,7 @@ use homelab_store::{
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
@@ -102,7 +103,7 @@ struct Inner {
     lives: Lives,
     slots: Slots,
     /// Attempts that run, for the heartbeat.
-    attempts: Mutex<HashMap<JobId, u32>>,
+    attempts: Mutex<HashMap<JobId, Running>>,
     /// What the dispatcher last decided, for those who ask why a job waits.
     plan: Mutex<Arc<Plan>>,
     /// Jobs that were put into the queue and not given away, as far as known here.
@@ -113,6 +114,13 @@ impl fmt::Debug for Jobs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Jobs").field("attempts", &self.attempts().len()).finish_non_exhaustive()
     }
+}
+
+/// An attempt that runs here.
+#[derive(Clone, Debug)]
+struct Running {
+    attempt: u32,
+    stop: CancellationToken,
 }
 
 /// Why a job was not taken.
@@ -302,9 +310,7 @@ impl Jobs {
     pub async fn cancel(&self, id: JobId, by: &str) -> Result<Job, JobError> {
         // The engine first: it works for nobody from now on. Should the store fail, the lease runs
         // out, and the job is queued again or failed for that reason.
-        if let Some(live) = self.0.lives.get(id) {
-            live.stop();
-        }
+        self.stop(id);
         let mut tries = 0;
         let job = loop {
             tries += 1;
@@ -436,23 +442,28 @@ impl Jobs {
     /// Starts the attempt that a job was given.
     fn run(&self, job: Job, slot: Slot) {
         if let Some(lease) = job.state().lease() {
-            self.attempts().insert(job.id(), lease.attempt);
-            let attempt = Attempt::new(self.clone(), &job, lease.attempt, slot);
+            let stop = CancellationToken::new();
+            let running = Running { attempt: lease.attempt, stop: stop.clone() };
+            self.attempts().insert(job.id(), running);
+            let attempt = Attempt::new(self.clone(), &job, lease.attempt, slot, stop);
             self.0.parts.tasks.spawn(attempt.run());
+        }
+    }
+
+    /// Stops the attempt at a job that runs here, if one does; its engine is free within moments.
+    /// What is stored of the job is another matter.
+    pub fn stop(&self, id: JobId) {
+        if let Some(running) = self.attempts().get(&id) {
+            running.stop.cancel();
         }
     }
 
     /// The attempt is over, in whatever way.
     fn attempt_over(&self, id: JobId, attempt: u32) {
         let mut attempts = self.attempts();
-        if attempts.get(&id) == Some(&attempt) {
+        if attempts.get(&id).is_some_and(|running| running.attempt == attempt) {
             attempts.remove(&id);
         }
-    }
-
-    /// Whether this attempt runs here.
-    fn runs_here(&self, id: JobId) -> bool {
-        self.attempts().contains_key(&id)
     }
 
     /// Tells everybody that a job has ended, if it has.
@@ -471,7 +482,8 @@ impl Jobs {
     }
 
     async fn renew_leases(&self) {
-        let running: Vec<_> = self.attempts().iter().map(|(id, attempt)| (*id, *attempt)).collect();
+        let running: Vec<_> =
+            self.attempts().iter().map(|(id, running)| (*id, running.attempt)).collect();
         if running.is_empty() {
             return;
         }
@@ -481,24 +493,25 @@ impl Jobs {
             tx.commit().await.map(|()| refused)
         };
         match renewed.await {
-            // An attempt that ended since the list was made is refused too, and stopping it is
-            // harmless: its entry is gone.
-            Ok(refused) => {
-                for live in refused
-                    .into_iter()
-                    .filter(|id| self.runs_here(*id))
-                    .filter_map(|id| self.0.lives.get(id))
-                {
-                    live.stop();
-                }
-            }
+            // One that ended since the list was made is refused too, and is not there to be stopped.
+            Ok(refused) => self.stop_attempts(&running, &refused),
             Err(error) => {
                 warn!(error = %Chain(&error), "could not renew the leases of running jobs")
             }
         }
     }
 
-    fn attempts(&self) -> MutexGuard<'_, HashMap<JobId, u32>> {
+    /// Stops those of `running` that the store has refused, unless a newer attempt runs meanwhile.
+    fn stop_attempts(&self, running: &[(JobId, u32)], refused: &[JobId]) {
+        let attempts = self.attempts();
+        for (id, attempt) in running.iter().filter(|(id, _)| refused.contains(id)) {
+            if let Some(running) = attempts.get(id).filter(|running| running.attempt == *attempt) {
+                running.stop.cancel();
+            }
+        }
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, HashMap<JobId, Running>> {
         lock(&self.0.attempts)
     }
 }
@@ -523,5 +536,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[cfg(test)]
+pub(crate) mod rig;
 #[cfg(test)]
 mod tests;

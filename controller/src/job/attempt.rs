@@ -16,6 +16,7 @@ use homelab_rpc::status::reason_of;
 use homelab_store::{JobError, Piece};
 use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tracing::{info, warn};
 
@@ -50,6 +51,7 @@ pub(super) struct Attempt {
     jobs: Jobs,
     id: JobId,
     number: u32,
+    stopped: CancellationToken,
     request: ChatCompleteRequest,
     slot: Slot,
     live: Arc<Live>,
@@ -63,11 +65,18 @@ pub(super) struct Attempt {
 struct Over;
 
 impl Attempt {
-    pub(super) fn new(jobs: Jobs, job: &Job, number: u32, slot: Slot) -> Self {
+    pub(super) fn new(
+        jobs: Jobs,
+        job: &Job,
+        number: u32,
+        slot: Slot,
+        stopped: CancellationToken,
+    ) -> Self {
         let live = jobs.lives().enter(job.id());
         Self {
             id: job.id(),
             number,
+            stopped,
             request: convert::chat_request(job.spec(), number),
             slot,
             live,
@@ -80,7 +89,7 @@ impl Attempt {
 
     /// Runs to its end, or until it is stopped: cancelled, or its lease given to another.
     pub(super) async fn run(mut self) {
-        let stopped = self.live.cancelled();
+        let stopped = self.stopped.clone();
         self.live.begin(self.number);
         let outcome = tokio::select! {
             biased;

@@ -56,12 +56,8 @@ impl Dispatcher {
         }
         tx.commit().await?;
         for job in swept.expired.iter().chain(&swept.lost) {
-            if self.jobs.runs_here(job.id())
-                && let Some(live) = self.jobs.lives().get(job.id())
-            {
-                // The attempt that lost its lease is ours, and the store was away for too long.
-                live.stop();
-            }
+            // An attempt of ours that lost its lease: the store was away for too long.
+            self.jobs.stop(job.id());
             self.jobs.ended(job);
         }
         Ok(swept.expired.len() + swept.lost.len())

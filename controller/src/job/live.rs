@@ -15,7 +15,6 @@ use homelab_domain::{
 };
 use homelab_store::Piece;
 use tokio::sync::broadcast;
-use tokio_util::sync::CancellationToken;
 
 /// Signals that a watcher may be behind before it has to read from the store.
 const SIGNALS_MAX: usize = 512;
@@ -39,7 +38,6 @@ pub enum Signal {
 /// One job that somebody watches or runs.
 #[derive(Debug)]
 pub struct Live {
-    cancel: CancellationToken,
     signals: broadcast::Sender<Signal>,
     state: Mutex<State>,
 }
@@ -76,22 +74,11 @@ pub struct Glimpse {
 impl Default for Live {
     fn default() -> Self {
         let (signals, _) = broadcast::channel(SIGNALS_MAX);
-        Self { cancel: CancellationToken::new(), signals, state: Mutex::default() }
+        Self { signals, state: Mutex::default() }
     }
 }
 
 impl Live {
-    /// Fires when the work is to be stopped.
-    #[must_use]
-    pub fn cancelled(&self) -> CancellationToken {
-        self.cancel.clone()
-    }
-
-    /// Stops the work: the job was cancelled, or another attempt has it.
-    pub fn stop(&self) {
-        self.cancel.cancel();
-    }
-
     /// Joins the watchers.
     #[must_use]
     pub fn join(&self) -> Joined {
@@ -202,7 +189,6 @@ impl Lives {
         let live = self.lock().remove(&job.id());
         if let Some(live) = live {
             live.end(Arc::clone(job));
-            live.stop();
         }
     }
 

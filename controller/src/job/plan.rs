@@ -100,7 +100,15 @@ pub fn slots_of(seen: &WorkerSeen, model: &ModelName) -> u32 {
 
 /// What workers can take, to notice when that changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Capacities(Vec<(HostName, WorkerState, Vec<(String, i32, u32)>)>);
+pub struct Capacities(Vec<Capacity>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Capacity {
+    host: HostName,
+    state: WorkerState,
+    /// Name, state and slots of each model.
+    models: Vec<(String, i32, u32)>,
+}
 
 /// What workers can take now.
 #[must_use]
@@ -114,7 +122,7 @@ pub fn capacities(workers: &[WorkerSeen]) -> Capacities {
             .iter()
             .map(|seen| {
                 let models = seen.models().map(|row| of_model(seen, row)).collect();
-                (seen.host.clone(), state(seen), models)
+                Capacity { host: seen.host.clone(), state: state(seen), models }
             })
             .collect(),
     )

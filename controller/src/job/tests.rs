@@ -1,1 +1,290 @@
-//! Tests of the queue.
+use homelab_domain::{ids::RequestId, job::JobState, reason::Reason as Why};
+use homelab_rpc::status::Reason;
+use tonic::Code;
+use uuid::Uuid;
+
+use super::{
+    engines::Contact,
+    follow::Told,
+    rig::{Rig, Step, wish},
+    *,
+};
+use homelab_domain::job::JobStateKind as Kind;
+
+async fn text(mut follower: Follower) -> (String, Job) {
+    let mut text = String::new();
+    loop {
+        match follower.next().await.expect("readable").expect("an end comes") {
+            Told::Piece(piece) => text.push_str(&piece.content),
+            Told::Ended(job) => return (text, job.as_ref().clone()),
+            Told::Restarted(_) => text.clear(),
+            Told::State(_) => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_with_a_free_worker_is_answered_at_once() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![Step::Say("Hel", "{}"), Step::Say("lo", "{}"), Step::Done]);
+    let accepted = rig.jobs.submit(wish(1, "small")).await.expect("taken");
+    assert_eq!(accepted.job.state().kind(), Kind::Assigned, "no dispatcher was needed");
+    let (text, job) = text(accepted.follower).await;
+    assert_eq!((text.as_str(), job.state().kind()), ("Hello", Kind::Succeeded));
+    assert_eq!(rig.jobs.answer(job.id()).await.expect("readable"), "Hello");
+    let (_, events) = rig.jobs.get(job.id()).await.expect("readable").expect("is there");
+    let states: Vec<_> = events.iter().map(|event| event.state).collect();
+    assert_eq!(states, [Kind::Queued, Kind::Assigned, Kind::Running, Kind::Succeeded]);
+    rig.wait_for("nothing is left in memory", || rig.jobs.lives().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_submission_twice_is_one_job() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![Step::Say("once", "{}"), Step::Done]);
+    let first = rig.jobs.submit(wish(1, "small")).await.expect("taken");
+    let second = rig.jobs.submit(wish(1, "small")).await.expect("taken");
+    assert!(!first.repeated && second.repeated);
+    assert_eq!(text(first.follower).await.0, "once");
+    assert_eq!(text(second.follower).await.0, "once");
+    assert_eq!(rig.engines.requests().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_never_gets_more_than_its_slots() {
+    let rig = Rig::new().await;
+    for number in 1..=3 {
+        rig.engines.script(vec![Step::Say("x", "{}"), Step::Hang]);
+        rig.jobs.submit(wish(number, "small")).await.expect("taken");
+    }
+    rig.round().await;
+    rig.wait_for("two run", || rig.engines.busy() == 2).await;
+    let third = Uuid::from_u128(3).into();
+    let (job, _) = rig.jobs.get(third).await.expect("readable").expect("is there");
+    assert_eq!(job.state().kind(), Kind::Queued);
+    assert_eq!(
+        rig.jobs.plan().standing(third).expect("it waits").because[0].reason,
+        Why::NO_FREE_SLOT
+    );
+    rig.jobs.cancel(Uuid::from_u128(1).into(), "test").await.expect("cancelled");
+    rig.wait_for("its slot is free", || rig.engines.busy() == 1).await;
+    rig.until_given(third).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silver_waits_for_its_sleeping_worker_and_then_runs() {
+    let rig = Rig::new().await;
+    let accepted = rig.jobs.submit(wish(1, "large")).await.expect("taken");
+    let because = accepted.job.state().because();
+    assert_eq!((accepted.job.state().kind(), because.reason), (Kind::Waiting, Why::WORKER_ASLEEP));
+    let explanation = rig.jobs.explain(&accepted.job);
+    assert!(explanation.decision.contains("x99"), "{explanation:?}");
+    rig.engines.contact("x99", Contact::Connected);
+    rig.engines.script(vec![Step::Say("awake", "{}"), Step::Done]);
+    rig.round().await;
+    assert_eq!(text(accepted.follower).await.0, "awake");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_showed_nothing_is_repeated() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![Step::Break("ENGINE_CRASHED", true)]);
+    rig.engines.script(vec![Step::Say("second", "{}"), Step::Done]);
+    let accepted = rig.jobs.submit(wish(1, "small")).await.expect("taken");
+    rig.until(accepted.job.id(), Kind::Queued).await;
+    rig.round().await;
+    let (text, job) = text(accepted.follower).await;
+    assert_eq!((text.as_str(), job.attempts().given), ("second", 2));
+    let attempts: Vec<_> = rig.engines.requests().iter().map(|request| request.attempt).collect();
+    assert_eq!(attempts, [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_showed_text_is_not_repeated() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![Step::Say("half", "{}"), Step::Break("ENGINE_CRASHED", true)]);
+    let accepted = rig.jobs.submit(wish(1, "small")).await.expect("taken");
+    let (text, job) = text(accepted.follower).await;
+    assert_eq!(text, "half");
+    let JobState::Failed { failure, .. } = job.state() else { panic!("{job:?}") };
+    assert_eq!(failure.reason, Why::OUTPUT_ALREADY_SHOWN);
+    assert_eq!(rig.engines.requests().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_help_is_not_repeated() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![Step::Refuse(Code::NotFound, Reason::MODEL_NOT_FOUND)]);
+    let accepted = rig.jobs.submit(wish(1, "small")).await.expect("taken");
+    let (_, job) = text(accepted.follower).await;
+    let JobState::Failed { failure, .. } = job.state() else { panic!("{job:?}") };
+    assert_eq!(failure.reason, Why::MODEL_NOT_FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_others_keep_busy_costs_no_attempt() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![Step::Refuse(Code::ResourceExhausted, Reason::SLOTS_BUSY)]);
+    rig.engines.script(vec![Step::Say("later", "{}"), Step::Done]);
+    let accepted = rig.jobs.submit(wish(1, "small")).await.expect("taken");
+    let (text, job) = text(accepted.follower).await;
+    assert_eq!((text.as_str(), job.attempts().given), ("later", 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_frees_the_engine() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![Step::Say("a", "{}"), Step::Hang]);
+    let accepted = rig.jobs.submit(wish(1, "small")).await.expect("taken");
+    rig.wait_for("it runs", || rig.engines.busy() == 1).await;
+    let job = rig.jobs.cancel(accepted.job.id(), "jan").await.expect("cancelled");
+    assert_eq!(job.state().kind(), Kind::Cancelled);
+    rig.wait_for("the engine is free", || rig.engines.busy() == 0).await;
+    assert_eq!(text(accepted.follower).await.1.state().kind(), Kind::Cancelled);
+    let again = rig.jobs.cancel(job.id(), "jan").await.expect("idempotent");
+    assert_eq!(again.state().kind(), Kind::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_job_can_be_asked_for_again_once_per_call() {
+    let rig = Rig::new().await;
+    let accepted = rig.jobs.submit(wish(1, "large")).await.expect("taken");
+    let id = accepted.job.id();
+    rig.jobs.cancel(id, "jan").await.expect("cancelled");
+    let call: RequestId = Uuid::from_u128(99).into();
+    assert_eq!(rig.jobs.retry(id, call, "jan").await.expect("queued").state().kind(), Kind::Queued);
+    rig.jobs.cancel(id, "jan").await.expect("cancelled");
+    let repeated = rig.jobs.retry(id, call, "jan").await.expect("the same call");
+    assert_eq!(
+        repeated.state().kind(),
+        Kind::Cancelled,
+        "the second call of the same id does nothing"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_past_its_deadline_expires_and_those_who_follow_hear_of_it() {
+    let rig = Rig::new().await;
+    let deadline = rig.clock_now().checked_add(Duration::from_secs(60)).ok();
+    let accepted =
+        rig.jobs.submit(Submission { deadline, ..wish(1, "large") }).await.expect("taken");
+    rig.clock.advance(Duration::from_secs(61));
+    rig.round().await;
+    assert_eq!(text(accepted.follower).await.1.state().kind(), Kind::Expired);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_a_job_that_showed_nothing_runs_again() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![Step::Hang]);
+    let id = rig.jobs.submit(wish(1, "small")).await.expect("taken").job.id();
+    rig.wait_for("it runs", || rig.engines.busy() == 1).await;
+    let rig = rig.restart().await;
+    rig.engines.script(vec![Step::Say("after", "{}"), Step::Done]);
+    rig.round().await;
+    let (job, _) = rig.jobs.get(id).await.expect("readable").expect("was not lost");
+    assert_eq!(job.state().kind(), Kind::Assigned, "its lease still runs");
+    rig.clock.advance(LEASE);
+    rig.round().await;
+    let job = rig.until(id, Kind::Succeeded).await;
+    assert_eq!(job.attempts().given, 2);
+    assert_eq!(rig.jobs.answer(id).await.expect("readable"), "after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_a_job_that_showed_text_fails_and_says_so() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![Step::Say("half", "{}"), Step::Hang]);
+    let id = rig.jobs.submit(wish(1, "small")).await.expect("taken").job.id();
+    rig.until(id, Kind::Running).await;
+    let rig = rig.restart().await;
+    rig.clock.advance(LEASE);
+    rig.round().await;
+    let (job, _) = rig.jobs.get(id).await.expect("readable").expect("is there");
+    let JobState::Failed { failure, .. } = job.state() else { panic!("{job:?}") };
+    assert_eq!(failure.reason, Why::OUTPUT_ALREADY_SHOWN);
+    assert_eq!(rig.jobs.answer(id).await.expect("readable"), "half", "what was shown is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_heartbeat_keeps_a_silent_job() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![Step::Say("a", "{}"), Step::Hang]);
+    let id = rig.jobs.submit(wish(1, "small")).await.expect("taken").job.id();
+    rig.until(id, Kind::Running).await;
+    for _ in 0..3 {
+        rig.clock.advance(LEASE - Duration::from_secs(1));
+        rig.jobs.renew_leases().await;
+        rig.round().await;
+    }
+    assert_eq!(rig.until(id, Kind::Running).await.attempts().given, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_lost_its_lease_is_stopped_and_its_report_is_refused() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![Step::Hang]);
+    let accepted = rig.jobs.submit(wish(1, "small")).await.expect("taken");
+    rig.wait_for("it runs", || rig.engines.busy() == 1).await;
+    rig.clock.advance(LEASE);
+    rig.engines.script(vec![Step::Say("second", "{}"), Step::Done]);
+    rig.round().await;
+    let (text, job) = text(accepted.follower).await;
+    assert_eq!((text.as_str(), job.attempts().given), ("second", 2));
+    let late = rig
+        .store
+        .begin()
+        .await
+        .expect("a transaction")
+        .jobs()
+        .start(job.id(), 1, rig.clock_now())
+        .await;
+    assert!(matches!(late, Err(JobError::Refused(_))), "{late:?}");
+    rig.wait_for("the first is stopped", || rig.engines.busy() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_who_comes_late_reads_everything_from_the_start() {
+    let rig = Rig::new().await;
+    let mut steps: Vec<_> = (0..700).map(|_| Step::Say("x", "{}")).collect();
+    steps.push(Step::Done);
+    rig.engines.script(steps);
+    // This one reads nothing until all is said, and falls behind by more than a channel holds.
+    let slow = rig.jobs.submit(wish(1, "small")).await.expect("taken");
+    rig.until(slow.job.id(), Kind::Succeeded).await;
+    assert_eq!(text(slow.follower).await.0.len(), 700);
+    assert_eq!(text(rig.jobs.follow(slow.job.id(), 0)).await.0.len(), 700);
+    assert_eq!(text(rig.jobs.follow(slow.job.id(), 690)).await.0.len(), 10);
+    assert!(rig.jobs.lives().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_where_the_site_has_no_place_for_it() {
+    let rig = Rig::new().await;
+    let refused = |submission| match rig.jobs.check(submission) {
+        Err(refused) => refused.to_string(),
+        Ok(spec) => panic!("{spec:?}"),
+    };
+    assert!(refused(wish(1, "nowhere")).contains("nowhere"));
+    let gold = Submission { tier: Some(homelab_domain::site::Tier::Gold), ..wish(1, "") };
+    assert!(refused(gold).contains("gold"));
+    let bronze_only =
+        Submission { tiers_allowed: vec![homelab_domain::site::Tier::Bronze], ..wish(1, "large") };
+    assert!(matches!(rig.jobs.check(bronze_only), Err(Refused::TierNotAllowed(_))));
+    assert_eq!(rig.jobs.check(wish(1, "")).expect("the default").model.as_str(), "small");
+}
+
+impl Rig {
+    /// Lets the dispatcher run until a worker has the job.
+    async fn until_given(&self, id: JobId) {
+        for _ in 0..500 {
+            self.round().await;
+            let (job, _) = self.jobs.get(id).await.expect("readable").expect("is there");
+            if job.state().kind().is_owned() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("job {id} was never given to a worker");
+    }
+}

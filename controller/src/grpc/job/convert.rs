@@ -111,8 +111,7 @@ pub(crate) fn job(job: &Job) -> pb::Job {
         JobState::Running { started_at, .. } => Some(*started_at),
         _ => end.and_then(|end| end.started_at),
     };
-    let worker =
-        job.state().lease().map(|lease| &lease.worker).or(end.and_then(|end| end.worker.as_ref()));
+    let worker = job.state().lease().map(|lease| &lease.worker).or_else(|| end?.worker.as_ref());
     let (usage, failure) = match job.state() {
         JobState::Succeeded { usage, .. } => (Some(*usage), None),
         JobState::Failed { usage, failure, .. } => (Some(*usage), Some(failure)),

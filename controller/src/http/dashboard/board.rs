@@ -64,6 +64,7 @@ struct Shown {
 pub struct Tab {
     board: Arc<Board>,
     frames: broadcast::Receiver<Bytes>,
+    hello: Option<Bytes>,
 }
 
 impl Board {
@@ -107,10 +108,17 @@ impl Board {
         Ok((seq, self.source.observe().await?))
     }
 
-    /// Follows the board.
+    /// Follows the board; the first frame says where it stands.
     #[must_use]
     pub fn watch(self: &Arc<Self>) -> Tab {
-        let tab = Tab { board: Arc::clone(self), frames: self.frames.subscribe() };
+        let shown = self.lock();
+        // Under the lock: every frame after this number comes through the channel.
+        let tab = Tab {
+            board: Arc::clone(self),
+            frames: self.frames.subscribe(),
+            hello: Some(hello(shown.seq)),
+        };
+        drop(shown);
         self.nudge();
         tab
     }
@@ -154,26 +162,28 @@ impl Board {
 }
 
 impl Tab {
-    /// The frame that tells a page where the board stands.
-    #[must_use]
-    pub fn hello(&self) -> Bytes {
-        event(&Event { seq: self.board.lock().seq, kind: "hello", html: "" })
-    }
-
-    /// The next frame. A page that was too slow gets a `hello`, whose number tells it that it has
-    /// missed something. `None` once the board is gone.
+    /// The next frame. A page that was too slow gets another `hello`, whose number tells it that it
+    /// has missed something. `None` once the board is gone.
     ///
     /// Cancel safety: safe; no frame is lost.
     pub async fn next(&mut self) -> Option<Bytes> {
+        if let Some(hello) = self.hello.take() {
+            return Some(hello);
+        }
         match self.frames.recv().await {
             Ok(frame) => Some(frame),
             Err(broadcast::error::RecvError::Lagged(_)) => {
+                let shown = self.board.lock();
                 self.frames = self.frames.resubscribe();
-                Some(self.hello())
+                Some(hello(shown.seq))
             }
             Err(broadcast::error::RecvError::Closed) => None,
         }
     }
+}
+
+fn hello(seq: u64) -> Bytes {
+    event(&Event { seq, kind: "hello", html: "" })
 }
 
 #[derive(Serialize)]
@@ -221,7 +231,7 @@ mod tests {
         board.start(&tasks);
         let mut tabs = [board.watch(), board.watch(), board.watch()];
         for tab in &mut tabs {
-            for seq in 1..=4 {
+            for seq in 0..=4 {
                 let frame = tab.next().await.expect("a frame");
                 assert!(
                     frame.starts_with(format!("data: {{\"seq\":{seq},").as_bytes()),
@@ -249,6 +259,7 @@ mod tests {
     async fn a_page_that_is_too_slow_is_told_to_fetch_the_whole() {
         let board = Board::new(Arc::new(Counting::default()));
         let mut tab = board.watch();
+        assert!(tab.next().await.expect("a hello").starts_with(b"data: {\"seq\":0,"));
         for round in 0..=FRAMES_MAX {
             board.publish(std::array::from_fn(|_| round.to_string()));
         }

@@ -167,13 +167,7 @@ async fn events(State(dashboard): State<Dashboard>, headers: HeaderMap) -> Respo
         return (StatusCode::SERVICE_UNAVAILABLE, "too many open pages\n").into_response();
     }
     let tab = dashboard.board.watch();
-    let feed = Feed {
-        first: Some(tab.hello()),
-        tab,
-        stopping: dashboard.tasks.stopping(),
-        dashboard,
-        logged_in,
-    };
+    let feed = Feed { tab, stopping: dashboard.tasks.stopping(), dashboard, logged_in };
     let frames = stream::unfold(feed, |mut feed| async {
         let frame = feed.next().await?;
         Some((Ok::<_, Infallible>(frame), feed))
@@ -186,7 +180,6 @@ async fn events(State(dashboard): State<Dashboard>, headers: HeaderMap) -> Respo
 }
 
 struct Feed {
-    first: Option<Bytes>,
     tab: Tab,
     stopping: CancellationToken,
     dashboard: Dashboard,
@@ -196,9 +189,6 @@ struct Feed {
 impl Feed {
     /// The next frame; `None` when the session has ended or the controller stops.
     async fn next(&mut self) -> Option<Bytes> {
-        if let Some(first) = self.first.take() {
-            return Some(first);
-        }
         let due = Instant::now() + PING;
         tokio::select! {
             frame = self.tab.next() => frame,

@@ -301,7 +301,8 @@ fn summary(status: &GetStatusResponse) -> String {
         0 => "no backups".to_owned(),
         all => format!("{safe} of {all} backups within their target"),
     });
-    parts.push(format!("{} jobs running, {} waiting", jobs.running, jobs.pending));
+    let noun = if jobs.running == 1 { "job" } else { "jobs" };
+    parts.push(format!("{} {noun} running, {} waiting", jobs.running, jobs.pending));
     parts.join(" · ")
 }
 

@@ -49,7 +49,7 @@ impl Drop for Client {
             return;
         }
         // At once, before anything is stored: the slot is worth more than the row.
-        self.live.stop();
+        self.jobs.stop(self.id);
         let (jobs, id) = (self.jobs.clone(), self.id);
         let by = format!("key/{}, whose connection ended", self.key);
         self.jobs.parts().tasks.spawn(async move {

@@ -147,7 +147,7 @@ fn hex(text: &str) -> Option<[u8; digest::SHA256_OUTPUT_LEN]> {
         .collect::<Option<_>>()?;
     let bytes: Vec<u8> =
         digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
-    (digits.len() % 2 == 0).then_some(())?;
+    digits.len().is_multiple_of(2).then_some(())?;
     bytes.try_into().ok()
 }
 
