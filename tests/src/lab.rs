@@ -88,6 +88,24 @@ impl Lab {
         &self.programs
     }
 
+    /// The root of the repository.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A program by its name, wherever the person has it.
+    ///
+    /// # Errors
+    /// When it is not on the path.
+    pub fn program_on_path(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let path = std::env::var_os("PATH").context("no PATH")?;
+        let found = std::env::split_paths(&path)
+            .map(|folder| folder.join(name))
+            .find(|file| file.is_file());
+        found.with_context(|| format!("`{name}` is not on the path"))
+    }
+
     /// Where each daemon listens.
     #[must_use]
     pub const fn ports(&self) -> &Ports {

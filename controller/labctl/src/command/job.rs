@@ -127,6 +127,9 @@ async fn follow(lab: &Lab, job_id: &str) -> Result<Exit, Failure> {
 fn ended(lab: &Lab, answer: &WatchJobResponse, job: &Job, shown: bool) -> Result<Exit, Failure> {
     if shown {
         output::write("\n")?;
+    } else if !lab.for_programs() && !job.answer.is_empty() {
+        // It had ended before its text could be followed.
+        output::write(&format!("{}\n", job.answer))?;
     }
     if lab.for_programs() {
         lab.print(call::WATCH_JOB, answer, || rows(lab.now(), std::slice::from_ref(job)))?;
