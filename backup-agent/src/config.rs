@@ -134,14 +134,10 @@ impl Config {
             run_max: postgres.or("run-max", default.run_max, parse::duration),
             lock_wait: postgres.or("lock-wait", default.lock_wait, parse::duration),
         };
-        let repositories: Vec<Option<RepositoryConfig>> =
-            root.tables("repository").iter().map(repository).collect();
-        let targets: Vec<Option<TargetConfig>> =
-            root.tables("drill-target").iter().map(target).collect();
-        let known = Known {
-            repositories: repositories.iter().flatten().map(|it| it.name.clone()).collect(),
-            targets: targets.iter().flatten().map(|it| it.name.clone()).collect(),
-        };
+        let (repositories, targets) = (root.tables("repository"), root.tables("drill-target"));
+        let known = Known { repositories: names(&repositories), targets: names(&targets) };
+        let repositories: Vec<_> = repositories.iter().map(repository).collect();
+        let targets: Vec<_> = targets.iter().map(target).collect();
         let backups: Vec<Option<BackupConfig>> =
             root.tables("backup").iter().map(|section| backup(section, &known)).collect();
         let names = backups.iter().flatten().map(|it| it.name.clone()).collect::<Vec<_>>();
@@ -162,10 +158,16 @@ impl Config {
     }
 }
 
-/// The names that others may refer to.
+/// The names that others may refer to, even those of entries that are wrong otherwise:
+/// one mistake should not look like two.
 struct Known {
     repositories: Vec<Name>,
     targets: Vec<Name>,
+}
+
+fn names(sections: &[Section<'_>]) -> Vec<Name> {
+    let name = |section: &Section<'_>| section.value("name")?.as_str()?.parse().ok();
+    sections.iter().filter_map(name).collect()
 }
 
 fn name(value: &Value<'_>) -> Result<Name, Allowed> {
@@ -330,32 +332,7 @@ fn write_server(f: &mut fmt::Formatter<'_>, server: &ServerConfig) -> fmt::Resul
 mod tests {
     use super::*;
 
-    const FILE: &str = r#"
-host = "hx310-db"
-
-[[repository]]
-name = "nas"
-path = "/mnt/backup/homelab"
-id = "0190a5de-9a2b-7c3d-8e4f-5a6b7c8d9e0f"
-password = "credential:repository-password"
-mount-point = "/mnt/backup"
-
-[[backup]]
-name = "wiki"
-source = "postgres"
-repository = "nas"
-host = "127.0.0.1"
-user = "backup"
-password = "/etc/homelab/wiki-password"
-database = "wiki"
-drill-target = "nas-postgres"
-
-[[drill-target]]
-name = "nas-postgres"
-host = "192.168.120.10"
-user = "postgres"
-tls-mode = "verify-full"
-"#;
+    const FILE: &str = include_str!("../../packaging/examples/backup-agent.toml");
 
     #[test]
     fn a_mount_is_required_unless_the_file_says_otherwise() {
@@ -377,12 +354,12 @@ tls-mode = "verify-full"
     #[test]
     fn all_problems_come_in_one_report() {
         let broken = FILE
-            .replace("repository = \"nas\"", "repository = \"naas\"")
+            .replacen("repository = \"nas\"", "repository = \"naas\"", 1)
             .replace("tls-mode = \"verify-full\"", "tls-mode = \"maybe\"\ntls = 1")
             .replace("id = \"0190", "id = \"x190")
             .replace("/mnt/backup/homelab", "/srv/homelab");
         let report = Config::parse("backup-agent.toml", &broken).expect_err("broken").to_string();
-        for part in ["5 problems", "naas", "verify-full", "a UUID", "a folder that holds"] {
+        for part in ["5 problems", "`nas`", "verify-full", "a UUID", "a folder that holds"] {
             assert!(report.contains(part), "{part}: {report}");
         }
     }

@@ -168,7 +168,8 @@ fn template(kind: &str, cache: &Path) -> PathBuf {
     fs::set_permissions(&password, fs::Permissions::from_mode(0o644)).expect("chmod");
     let program = as_postgres("initdb")
         .args(["-D", &text(&data), "-U", USER, "-A", "scram-sha-256"])
-        .args(["--pwfile", &text(&password), "-E", "UTF8", "--locale=C", "--no-sync"]);
+        .args(["--pwfile", &text(&password), "-E", "UTF8", "--locale=C", "--no-sync"])
+        .arg("--wal-segsize=1");
     run(program);
     // Tests run side by side: the first to be ready wins, the others use theirs.
     let mine = cache.join(format!("postgres-{MAJOR}-{kind}.{}", std::process::id()));
@@ -179,9 +180,12 @@ fn template(kind: &str, cache: &Path) -> PathBuf {
     ready
 }
 
-/// A folder that the user `postgres` can write into.
+/// A folder that the user `postgres` can write into; in memory where there is one,
+/// since every test copies a cluster.
 fn scratch_folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a scratch directory");
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let folder = folder.expect("a scratch directory");
     if nix::unistd::geteuid().is_root() {
         let user = nix::unistd::User::from_name("postgres").ok().flatten();
         let user = user.expect("the user `postgres`: apt install postgresql-common");

@@ -286,14 +286,32 @@ impl Anchor {
         }
     }
 
-    /// Makes everything written so far durable, folders included. rustic_core's
-    /// local backend flushes files but not the folders they are renamed into.
+    /// Makes the names of everything written so far durable. rustic_core's local
+    /// backend flushes each file but not the folder that it is renamed into.
+    ///
+    /// Folder by folder and not with syncfs(2), which would wait for whatever else is
+    /// being written to the same file system. Folders that did not change cost nothing.
     ///
     /// # Errors
     ///
-    /// The disk refused, now or since the last call: what was written may be lost.
+    /// The disk refused: what was written may be lost.
     pub fn flush(&self) -> io::Result<()> {
-        nix::unistd::syncfs(&self.folder).map_err(io::Error::from)
+        let root = self.through();
+        flush_folder(&root)?;
+        for entry in fs::read_dir(&root)? {
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                continue;
+            }
+            flush_folder(&entry.path())?;
+            // Packs lie one level deeper, in 256 folders.
+            if entry.file_name() == "data" {
+                for folder in fs::read_dir(entry.path())? {
+                    flush_folder(&folder?.path())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Writes the identity file: the last step of making a repository.
@@ -310,6 +328,18 @@ impl Anchor {
         file.write_all(&text)?;
         file.sync_all()?;
         self.flush()
+    }
+}
+
+/// Some network file systems cannot flush a folder; there the server's word counts.
+fn flush_folder(path: &Path) -> io::Result<()> {
+    match File::open(path)?.sync_all() {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) =>
+        {
+            Ok(())
+        }
+        outcome => outcome,
     }
 }
 

@@ -65,6 +65,7 @@ async fn pitfall_02_a_dump_that_dies_in_the_pipe_leaves_no_snapshot() {
         assert!(said.contains("SIGKILL") || said.contains("exit code 3"), "{said}");
         bench.assert_nothing_is_there();
     }
+    bench.assert_sound_to_restic();
 }
 
 #[tokio::test]
