@@ -67,6 +67,9 @@ const LEASE: Duration = Duration::from_secs(15);
 /// How often leases are renewed: four misses are forgiven.
 const HEARTBEAT: Duration = Duration::from_secs(3);
 
+/// How often is looked whether the last attempt has ended, once the controller stops.
+const LAST_LOOK: Duration = Duration::from_millis(100);
+
 /// Tries to bring a change into a store that is busy.
 const STORE_TRIES_MAX: u32 = 5;
 
@@ -169,15 +172,7 @@ impl Jobs {
     /// Starts the dispatcher and the heartbeat.
     pub fn start(&self) {
         self.0.parts.driver.start(Arc::new(Dispatcher::new(self.clone())));
-        let (jobs, stopped) = (self.clone(), self.0.parts.tasks.stopped());
-        self.0.parts.tasks.spawn(async move {
-            loop {
-                tokio::select! {
-                    () = tokio::time::sleep(HEARTBEAT) => jobs.renew_leases().await,
-                    () = stopped.cancelled() => return,
-                }
-            }
-        });
+        self.0.parts.tasks.spawn(self.clone().keep_leases());
         let (jobs, mut changes) = (self.clone(), self.0.parts.events.follow());
         let stopping = self.0.parts.tasks.stopping();
         self.0.parts.tasks.spawn(async move {
@@ -196,6 +191,21 @@ impl Jobs {
                 offers = now;
             }
         });
+    }
+
+    /// Renews the leases of running attempts; after a soft stop for as long as there are any.
+    async fn keep_leases(self) {
+        let stopping = self.0.parts.tasks.stopping();
+        loop {
+            let pause = if stopping.is_cancelled() { LAST_LOOK } else { HEARTBEAT };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => self.renew_leases().await,
+                () = stopping.cancelled(), if !stopping.is_cancelled() => {}
+            }
+            if stopping.is_cancelled() && self.attempts().is_empty() {
+                return;
+            }
+        }
     }
 
     /// Checks a job without storing it.

@@ -16,6 +16,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 pub use self::hosts::{Daemon, HOSTS, Host, Ports};
@@ -334,6 +338,22 @@ impl Lab {
         if faults.is_empty() { Ok(()) } else { bail!("{}", faults.join("\n")) }
     }
 
+    /// Ends engines whose worker was killed and not started again; it left their pids for its successor.
+    fn end_orphans(&self) {
+        let runtime = |host: &Host| self.folder().join(format!("{}-gpu-worker/run", host.name));
+        for entry in
+            HOSTS.iter().filter_map(|host| fs::read_dir(runtime(host)).ok()).flatten().flatten()
+        {
+            if entry.path().extension().is_some_and(|ending| ending == "pid")
+                && let Some(pid) =
+                    fs::read_to_string(entry.path()).ok().as_deref().and_then(first_number)
+            {
+                // It may be gone already.
+                let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+
     fn start_command(&self, name: &str) -> anyhow::Result<Command> {
         if name == "controller" {
             let mut start = command(self.programs.join("homelab-controller"));
@@ -393,7 +413,9 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         // The clusters stop by themselves; daemons first, so that nothing writes into a folder that goes.
-        self.processes.clear();
+        // Politely, because a worker that is killed leaves its engine behind.
+        drop(self.stop());
+        self.end_orphans();
     }
 }
 
@@ -404,6 +426,10 @@ fn is(state: &str, wish: &str) -> bool {
         "ANSWERING" => matches!(state, "HOST_STATE_HEALTHY" | "HOST_STATE_DEGRADED"),
         wish => state.strip_prefix("HOST_STATE_") == Some(wish),
     }
+}
+
+fn first_number(text: &str) -> Option<i32> {
+    text.split(|letter: char| !letter.is_ascii_digit()).find(|word| !word.is_empty())?.parse().ok()
 }
 
 fn process_name(host: &Host, daemon: Daemon) -> String {

@@ -566,12 +566,12 @@ async fn a_controller_starts_again_at_once_on_its_own_state() {
     let lab = Lab::start(free_port()).await;
     let Lab { folder, app, tasks } = lab;
     let token = app.context().lease.token();
-    tasks.shutdown(GRACE).await;
+    assert!(tasks.shutdown(GRACE).await, "a graceful stop");
     // Killed: nothing is given back.
     drop(app);
     let (app, tasks) = start(config(folder.path(), "state")).await;
     assert!(app.context().lease.token() > token);
-    tasks.shutdown(GRACE).await;
+    assert!(tasks.shutdown(GRACE).await, "a graceful stop");
     app.finish().await;
     drop(app);
     // The lease was given back, so that another installation need not wait for it to run out.

@@ -42,8 +42,8 @@ pub enum StartError {
     OtherRequest(RunId),
     /// Another run of the same kind goes on.
     #[error(
-        "{} {} of `{}` goes on since {}; wait for it with `labctl backup run --wait`, or see how \
-         far it is with `labctl backup list --runs`",
+        "{} {} of `{}` goes on since {}; `labctl backup runs --watch` \
+         shows how far it is",
         _0.spec.kind, _0.spec.id, _0.spec.backup, _0.spec.started_at
     )]
     InProgress(Box<Run>),

@@ -166,7 +166,7 @@ impl BackupScheduleService for BackupScheduleApi {
         let watched = self.backups.watch_run(id).await;
         let watched = watched.map_err(|error| error.into_status(request_id(&request)))?;
         let Some(mut watched) = watched else {
-            let message = format!("there is no run {id}; `labctl backup list --runs` shows them");
+            let message = format!("there is no run {id}; `labctl backup runs` shows them");
             return Err(fail(Code::NotFound, Reason::RUN_NOT_FOUND, message));
         };
         watched.mark_changed();

@@ -154,7 +154,7 @@ impl Follower {
             Ok::<_, StoreError>(Some((job, pieces)))
         };
         let Some((job, pieces)) = read.await? else {
-            self.jobs.lives().leave(self.id);
+            self.jobs.lives().leave(self.id, &self.live);
             return Err(FollowError::NotFound(self.id));
         };
         let is_page_full = u32::try_from(pieces.len()).unwrap_or(u32::MAX) >= PIECES_MAX;
@@ -167,7 +167,7 @@ impl Follower {
             return Ok(());
         }
         if job.state().kind().is_final() {
-            self.jobs.lives().leave(self.id);
+            self.jobs.lives().leave(self.id, &self.live);
             self.backlog.push_back(Told::Ended(Arc::new(job)));
             return Ok(());
         }
@@ -185,6 +185,6 @@ impl Follower {
 impl Drop for Follower {
     fn drop(&mut self) {
         self.signals = None;
-        self.jobs.lives().leave(self.id);
+        self.jobs.lives().leave(self.id, &self.live);
     }
 }

@@ -192,13 +192,14 @@ impl Lives {
         }
     }
 
-    /// Forgets a job that nobody runs and nobody watches any more.
-    pub fn leave(&self, id: JobId) {
+    /// Forgets a job when `leaver` was the last who ran or watched it: everybody else would hold it too.
+    pub fn leave(&self, id: JobId, leaver: &Arc<Live>) {
+        const THIS_MAP_AND_LEAVER: usize = 2;
         let mut by_id = self.lock();
-        if by_id
-            .get(&id)
-            .is_some_and(|live| live.signals.receiver_count() == 0 && live.lock().pieces == 0)
-        {
+        let is_last = |live: &Arc<Live>| {
+            Arc::ptr_eq(live, leaver) && Arc::strong_count(live) <= THIS_MAP_AND_LEAVER
+        };
+        if by_id.get(&id).is_some_and(is_last) {
             by_id.remove(&id);
         }
     }

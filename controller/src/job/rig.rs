@@ -27,7 +27,7 @@ use homelab_proto::{
 use homelab_rpc::status::{Reason, fail};
 use homelab_store::{Store, StoreUrl};
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
@@ -76,6 +76,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) enum Step {
     /// A piece of text with the engine's own JSON.
     Say(&'static str, &'static str),
+    /// Nothing, until the test goes on.
+    Pause,
     /// Nothing, for ever.
     Hang,
     /// It is complete.
@@ -93,6 +95,7 @@ pub(crate) struct Scripted {
     scripts: Mutex<VecDeque<Vec<Step>>>,
     requests: Mutex<Vec<ChatCompleteRequest>>,
     busy: Arc<AtomicU32>,
+    gate: Arc<Notify>,
 }
 
 /// Counts a request as running until its stream is dropped.
@@ -108,6 +111,11 @@ impl Scripted {
     /// What the next request gets that has no script yet.
     pub(crate) fn script(&self, steps: Vec<Step>) {
         lock(&self.scripts).push_back(steps);
+    }
+
+    /// Lets a script that pauses go on.
+    pub(crate) fn go_on(&self) {
+        self.gate.notify_one();
     }
 
     /// Requests that run now.
@@ -149,15 +157,20 @@ impl Engines for Scripted {
             return Err(fail(*code, *reason, "refused by the script"));
         }
         self.busy.fetch_add(1, Ordering::SeqCst);
-        let state = (VecDeque::from(steps), 0, Busy(Arc::clone(&self.busy)));
+        let gate = Arc::clone(&self.gate);
+        let state = (VecDeque::from(steps), 0, (Busy(Arc::clone(&self.busy)), gate));
         let pieces = stream::unfold(state, |(mut steps, index, busy)| async move {
+            while matches!(steps.front(), Some(Step::Pause)) {
+                busy.1.notified().await;
+                steps.pop_front();
+            }
             let (event, openai_chunk) = match steps.pop_front()? {
                 Step::Say(content, chunk) => {
                     let delta =
                         ChatDelta { content: content.to_owned(), index, ..Default::default() };
                     (Event::Delta(delta), chunk)
                 }
-                Step::Hang => std::future::pending().await,
+                Step::Hang | Step::Pause => std::future::pending().await,
                 Step::Done => {
                     let usage = Usage { completion_tokens: Some(2), ..Default::default() };
                     let finish_reason = "stop".to_owned();
@@ -224,6 +237,7 @@ impl Rig {
             scripts: Mutex::default(),
             requests: Mutex::default(),
             busy: Arc::default(),
+            gate: Arc::default(),
         });
         let jobs = Jobs::new(Parts {
             store: Arc::clone(&store),

@@ -39,6 +39,23 @@ async fn a_job_with_a_free_worker_is_answered_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_submits_may_leave_and_another_follows_every_piece() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![
+        Step::Pause,
+        Step::Say("Hel", "{}"),
+        Step::Say("lo", "{}"),
+        Step::Done,
+    ]);
+    let accepted = rig.jobs.submit(wish(1, "small")).await.expect("taken");
+    drop(accepted.follower);
+    let follower = rig.jobs.follow(accepted.job.id(), 0);
+    rig.engines.go_on();
+    let (text, job) = text(follower).await;
+    assert_eq!((text.as_str(), job.state().kind()), ("Hello", Kind::Succeeded));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_submission_twice_is_one_job() {
     let rig = Rig::new().await;
     rig.engines.script(vec![Step::Say("once", "{}"), Step::Done]);
