@@ -120,10 +120,17 @@ impl JobService for JobApi {
         let follower = self.jobs.follow(job.id(), request.from_index);
         let (sender, receiver) = tokio::sync::mpsc::channel(WATCH_WAITING_MAX);
         let api = self.clone();
+        let stopping = self.jobs.parts().tasks.stopping();
         self.jobs.parts().tasks.spawn(async move {
             // Fails when the caller has gone, which also ends the work.
             tokio::select! {
                 () = sender.closed() => {}
+                () = stopping.cancelled() => {
+                    let message = "the controller is stopping; follow the job again in a moment";
+                    let stopping = fail(Code::Unavailable, Reason::STOPPING, message);
+                    // Without room for it the caller sees the connection end, which says the same.
+                    let _sent = sender.try_send(Err(stopping));
+                }
                 _gone = tell_all(&api, follower, &events, &sender) => {}
             }
         });

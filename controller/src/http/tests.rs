@@ -300,6 +300,18 @@ async fn a_client_that_leaves_frees_the_engine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_does_not_hold_up_a_stop() {
+    let lab = Lab::new().await;
+    let waiting = lab.chat(&wish("large", true), &[]).await;
+    lab.rig.tasks.stop();
+    let events = text(waiting).await;
+    assert!(events.contains("\"code\":\"stopping\""), "{events}");
+    let whole = lab.chat(&wish("large", false), &[]).await;
+    assert_eq!(whole.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(whole.headers().contains_key("retry-after"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failure_in_the_middle_is_the_last_event() {
     let lab = Lab::new().await;
     lab.rig.engines.script(vec![Step::Say("", FIRST), Step::Break("ENGINE_CRASHED", true)]);

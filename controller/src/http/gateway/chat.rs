@@ -215,9 +215,11 @@ async fn whole(mut follower: Follower, mut client: Client) -> Result<Response, A
     let mut answer = Answer::default();
     let mut has_started = false;
     let turn_due = Instant::now() + QUEUED_MAX;
+    let stopping = client.jobs().parts().tasks.stopping();
     loop {
         let told = tokio::select! {
             told = follower.next() => told,
+            () = stopping.cancelled(), if !has_started => return Err(outcome::stopping()),
             () = tokio::time::sleep_until(turn_due), if !has_started => {
                 return Err(ApiError::waited_too_long(
                     "The request has waited 580 s for its turn and was taken out of the queue. Stream, or submit a job with `labctl job submit`.",

@@ -13,6 +13,9 @@ use crate::job::submission::Refused;
 /// When a worker that is not there is worth another try.
 const WORKER_RETRY: Duration = Duration::from_secs(30);
 
+/// When a controller that stops is probably back.
+const STOPPING_RETRY: Duration = Duration::from_secs(10);
+
 /// Why a request does not become a job.
 pub(super) fn of_refusal(refused: &Refused) -> ApiError {
     match refused {
@@ -25,6 +28,15 @@ pub(super) fn of_refusal(refused: &Refused) -> ApiError {
         Refused::TierNotAllowed(_) => ApiError::forbidden(sentence(&refused.to_string())),
         Refused::Field { .. } => ApiError::invalid(None, sentence(&refused.to_string())),
     }
+}
+
+/// The controller stops before the job's turn has come.
+pub(super) fn stopping() -> ApiError {
+    ApiError::unavailable(
+        "stopping",
+        "The controller is stopping. Try again in a moment.",
+        STOPPING_RETRY,
+    )
 }
 
 /// Whether a job that has ended has an answer.

@@ -7,6 +7,7 @@ use homelab_common::error_chain::Chain;
 use homelab_domain::{ids::JobId, job::Job, site::Tier};
 use serde::{Deserialize, de::IgnoredAny};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::{
@@ -34,6 +35,7 @@ pub(super) struct Tale {
     is_open_webui: bool,
     id: JobId,
     tier: Tier,
+    stopping: CancellationToken,
     ping_due: Instant,
     frames: VecDeque<Bytes>,
     status_shown: bool,
@@ -53,6 +55,7 @@ impl Tale {
             id: job.id(),
             tier: job.spec().tier,
             follower,
+            stopping: client.jobs().parts().tasks.stopping(),
             client,
             usage,
             is_open_webui,
@@ -80,6 +83,13 @@ impl Tale {
             }
             let told = tokio::select! {
                 told = self.follower.next() => told,
+                // Who has read nothing yet loses nothing by asking again elsewhere or later; its job
+                // is cancelled with the connection.
+                () = self.stopping.cancelled(), if !self.text_shown => {
+                    self.is_over = true;
+                    self.frames.push_back(frame::data(&outcome::stopping().body()));
+                    continue;
+                }
                 () = tokio::time::sleep_until(self.ping_due) => {
                     self.ping();
                     continue;
