@@ -8,7 +8,7 @@ use std::{
     collections::HashSet,
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -23,6 +23,7 @@ use ring::signature::{
 };
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 /// The most entries that a list may have; the protocol says so.
@@ -70,6 +71,7 @@ pub struct DenyList {
     held: Arc<RwLock<Held>>,
     ledger: Arc<Mutex<Option<Ledger<Kept>>>>,
     connections: Arc<Mutex<Vec<Connections>>>,
+    dialled: Arc<Mutex<Vec<Weak<Open>>>>,
 }
 
 impl fmt::Debug for DenyList {
@@ -129,6 +131,7 @@ impl DenyList {
             held: Arc::new(RwLock::new(held)),
             ledger: Arc::new(Mutex::new(ledger)),
             connections: Arc::default(),
+            dialled: Arc::default(),
         }
     }
 
@@ -168,11 +171,30 @@ impl DenyList {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).push(connections);
     }
 
+    /// Has a connection to another daemon looked at whenever the list changes.
+    pub(crate) fn dialled(&self, chain: &[CertificateDer<'_>]) -> Dialled {
+        let chain = chain.iter().map(|one| one.clone().into_owned()).collect();
+        let open = Arc::new(Open { chain, denied: CancellationToken::new() });
+        let mut all = self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Arc::downgrade(&open));
+        drop(all);
+        // The list may have changed since the handshake.
+        if self.denies(&open.chain) {
+            open.denied.cancel();
+        }
+        Dialled(open)
+    }
+
     fn close_denied(&self) -> u32 {
         let servers = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let closed: usize =
             servers.iter().map(|open| open.close_where(|leaf| self.denies_one(leaf))).sum();
-        u32::try_from(closed).unwrap_or(u32::MAX)
+        let dialled = self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
+        let denied =
+            dialled.iter().filter_map(Weak::upgrade).filter(|open| self.denies(&open.chain));
+        let ended = denied.inspect(|open| open.denied.cancel()).count();
+        u32::try_from(closed + ended).unwrap_or(u32::MAX)
     }
 
     /// Takes over a list that came over the wire. Blocks on the disk. `issuers` are the CA
@@ -223,6 +245,23 @@ impl DenyList {
     fn read<T>(&self, look: impl FnOnce(&Held) -> T) -> T {
         look(&self.held.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// A connection to another daemon, as long as it is open.
+#[derive(Debug)]
+pub(crate) struct Dialled(Arc<Open>);
+
+impl Dialled {
+    /// Fires when the other side's certificate is denied.
+    pub(crate) fn denied(&self) -> CancellationToken {
+        self.0.denied.clone()
+    }
+}
+
+#[derive(Debug)]
+struct Open {
+    chain: Vec<CertificateDer<'static>>,
+    denied: CancellationToken,
 }
 
 /// The bytes and the signature of a list, as `PutDenyListRequest` wants them.

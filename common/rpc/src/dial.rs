@@ -1,5 +1,7 @@
 //! Calling another daemon: a channel that proves who is at the other end before it says anything.
 
+mod outgoing;
+
 use std::{
     error::Error,
     fmt, io,
@@ -25,6 +27,7 @@ use tonic::{
 };
 use tower::service_fn;
 
+use self::outgoing::Outgoing;
 use crate::{
     deny_list::DenyList,
     peer::{Kind, Peer, SiteName},
@@ -242,7 +245,10 @@ impl Dialer {
         let dialer = self.clone();
         Ok(endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
             let (dialer, target) = (dialer.clone(), target.clone());
-            async move { dialer.connect(&target).await.map(TokioIo::new) }
+            async move {
+                let stream = dialer.connect(&target).await?;
+                Ok::<_, DialError>(TokioIo::new(Outgoing::new(stream, &dialer.deny_list)))
+            }
         })))
     }
 

@@ -518,6 +518,28 @@ async fn a_revoked_daemon_is_not_called() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_open_ends_when_the_daemon_at_its_other_end_is_revoked() {
+    let site = TestSite::new("home");
+    let agent = Agent::start(&site).await;
+    let list = DenyList::default();
+    let dialer = site.dialer(&site.user("anna", "viewer")).deny_list(list.clone());
+    let mut watch = HealthClient::new(agent.channel(&dialer))
+        .watch(HealthCheckRequest { service: String::new() })
+        .await
+        .expect("open")
+        .into_inner();
+    watch.next().await.expect("an item").expect("no error");
+    let serial_hex = agent.identity.current().facts().serial.clone();
+    let entry = DenyListEntry { serial_hex, ..DenyListEntry::default() };
+    let taken = list.replace(DenyListMessage { epoch: 1, entries: vec![entry] }).expect("taken");
+    assert_eq!(taken.closed_connections, 1);
+    let end = tokio::time::timeout(PATIENCE, watch.next()).await.expect("the stream ends");
+    assert!(matches!(end, None | Some(Err(_))), "{end:?}");
+    let status = agent.node(&dialer).await.expect_err("not called again");
+    assert_eq!(layer_of(&status).map(|(layer, _)| layer), Some(Layer::Identity));
+}
+
+#[tokio::test]
 async fn a_new_identity_is_shown_while_open_calls_go_on() {
     let site = TestSite::new("home");
     let agent = Agent::start(&site).await;
