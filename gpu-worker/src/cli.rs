@@ -58,7 +58,8 @@ impl Program for GpuWorker {
 
     async fn start(config: Config, world: World) -> Result<Started, Box<dyn Error + Send + Sync>> {
         let World { tasks, clock, chance, log } = world;
-        let deps = Deps { tasks, clock, chance, exec: Arc::new(SystemExec), roots: Roots::default(), log };
+        let deps =
+            Deps { tasks, clock, chance, exec: Arc::new(SystemExec), roots: Roots::default(), log };
         let App { address, reloader, .. } = App::start(config, deps).await?;
         Ok(Started { address, reloader })
     }

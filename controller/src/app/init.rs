@@ -1,9 +1,15 @@
 //! `homelab-controller init`: founds the identities of a site.
 
-use std::path::PathBuf;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
-use homelab_common::{chance::Chance, clock::Clock, config::Report};
-use homelab_rpc::peer::{InvalidSpiffeId, SiteName};
+use homelab_common::{chance::Chance, clock::Clock, config::Report, ledger};
+use homelab_rpc::{
+    enrol::{ENROLMENT_FILE, Enrolment},
+    peer::{InvalidSpiffeId, SiteName},
+};
 
 use crate::{
     ca::root::{Ceremony, FoundError, Founded, found},
@@ -34,6 +40,15 @@ pub enum InitError {
     /// The ceremony was not held.
     #[error(transparent)]
     Found(#[from] FoundError),
+    /// The administrator's certificate is there, but not where to use it.
+    #[error("could not write `{}`", path.display())]
+    Enrolment {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// Founds the identities of the site that `config` names.
@@ -60,5 +75,18 @@ pub fn init(
         admin: &options.admin,
         admin_dir: &options.admin_dir,
     };
-    Ok(found(&ceremony, now, chance)?)
+    let founded = found(&ceremony, now, chance)?;
+    let port = config.listen.grpc.port();
+    let address = config.addresses.first().copied().unwrap_or_else(|| Ipv4Addr::LOCALHOST.into());
+    let enrolment = Enrolment {
+        identity: founded.admin.clone(),
+        controller_address: SocketAddr::new(address, port).to_string(),
+        controller_name: format!("{}.{}", config.name, file.site.domain()),
+    };
+    let path = options.admin_dir.join(ENROLMENT_FILE);
+    let written = serde_json::to_vec_pretty(&enrolment).map_err(std::io::Error::from);
+    written
+        .and_then(|bytes| ledger::replace(&path, &bytes))
+        .map_err(|source| InitError::Enrolment { path, source })?;
+    Ok(founded)
 }

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 const KEY_FILE: &str = "key.pem";
 const CHAIN_FILE: &str = "cert.pem";
 const ROOTS_FILE: &str = "ca.pem";
-const ENROLMENT_FILE: &str = "enrolment.json";
+/// Beside certificate and key: where they came from, as [`Enrolment`] in JSON.
+pub const ENROLMENT_FILE: &str = "enrolment.json";
 
 /// Where the identity came from, and where it is renewed.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]

@@ -41,7 +41,7 @@ pub async fn run(lab: &Lab, args: InitArgs) -> Result<Exit, Failure> {
     output::write(&done.text())?;
     output::say(&format!(
         "Take {} off this host: whoever has it can be anybody in this lab.\n\
-         next: systemctl start homelab-controller, then labctl login",
+         next: systemctl start homelab-controller, then labctl status",
         recovery.display()
     ));
     Ok(Exit::Ok)
