@@ -2,6 +2,7 @@
 
 mod drill;
 mod ours;
+mod server;
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -10,6 +11,7 @@ use anyhow::Context as _;
 use self::{
     drill::Drills,
     ours::{Agent, Run},
+    server::Server,
 };
 use super::{
     Scale, close,
@@ -39,7 +41,7 @@ on the same machine. `pg_dump` to nowhere is what nobody can pass. `restic` gets
 `--stdin`; it proves nothing by itself, so a second line adds its own `check --read-data`. Ours is \
 `RunBackup` of the `homelab-backup-agent` (release build, over mTLS): dump and globals, a manifest that \
 counts and hashes every table in the exported snapshot, repository, and reading back what was stored \
-before anything becomes visible. CPU is that of the programs, not of the database server; growth is that \
+before anything becomes visible. CPU of the server is that of the sessions of PostgreSQL; growth is that \
 of all files of the repository.";
 
 /// A moment in the life of a backup, and what each way of making it cost.
@@ -66,17 +68,19 @@ fn measure_in(story: &Story, scale: Scale, lab: &mut Lab) -> anyhow::Result<Chap
     let runtime = runtime()?;
     let restic = Restic::init(lab)?;
     let agent = Agent::of(lab)?;
+    let server = Server::of(&lab.source)?;
     let mut moments = Vec::new();
     for name in ["first run", "after a day's changes", "unchanged"] {
         if name == "after a day's changes" {
             dataset::change(&lab.source, BACKUP, size);
         }
         moments.push(story.step(name, || {
-            let before = dump_to_nowhere(lab)?;
-            let (restic_cost, restic_growth) = restic.backup(lab)?;
+            let before = server.watched(|| dump_to_nowhere(lab), |cost| cost)?;
+            let (restic_cost, restic_growth) =
+                server.watched(|| restic.backup(lab), |(cost, _)| cost)?;
             let check = restic_cost.and(restic.check()?);
-            let ours = runtime.block_on(agent.back_up())?;
-            let limit = mean(before, dump_to_nowhere(lab)?);
+            let ours = server.watched(|| runtime.block_on(agent.back_up()), |run| &mut run.cost)?;
+            let limit = mean(before, server.watched(|| dump_to_nowhere(lab), |cost| cost)?);
             Ok(Moment { name, limit, restic: restic_cost, check, restic_growth, ours })
         })?);
     }
@@ -107,7 +111,7 @@ fn dump_to_nowhere(lab: &Lab) -> anyhow::Result<Cost> {
 
 fn mean(one: Cost, other: Cost) -> Cost {
     let sum = one.and(other);
-    Cost { wall: sum.wall / 2, cpu: sum.cpu / 2, ..sum }
+    Cost { wall: sum.wall / 2, cpu: sum.cpu / 2, server: sum.server / 2, ..sum }
 }
 
 /// restic with a repository of its own on the same disk.
@@ -172,7 +176,15 @@ fn tables(moments: &[Moment], drills: &Drills) -> Vec<Table> {
 fn moment_table(moment: &Moment) -> Table {
     let mut table = Table::new(
         &format!("Backup: {}", moment.name),
-        ["way", "wall, s", "to pg_dump", "CPU, s", "RSS peak, MB", "repository grew by, bytes"],
+        [
+            "way",
+            "wall, s",
+            "to pg_dump",
+            "CPU, s",
+            "CPU of server, s",
+            "RSS peak, MB",
+            "repository grew by, bytes",
+        ],
     );
     let mut row = |way: &str, cost: Cost, growth: Option<u64>| {
         table.row([
@@ -180,6 +192,7 @@ fn moment_table(moment: &Moment) -> Table {
             secs(cost.wall),
             ratio(cost.wall.as_secs_f64(), moment.limit.wall.as_secs_f64()),
             secs(cost.cpu),
+            secs(cost.server),
             mb(cost.rss_peak),
             growth.map_or_else(|| "-".to_owned(), bytes),
         ]);

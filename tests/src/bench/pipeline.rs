@@ -19,8 +19,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cost {
     pub(super) wall: Duration,
-    /// Of the programs, to 10 ms; not of a server that they talk to.
+    /// Of the programs, to 10 ms.
     pub(super) cpu: Duration,
+    /// Of the database server that they talked to, when somebody looked.
+    pub(super) server: Duration,
     /// The largest peak of one of them.
     pub(super) rss_peak: u64,
 }
@@ -31,6 +33,7 @@ impl Cost {
         Self {
             wall: self.wall + next.wall,
             cpu: self.cpu + next.cpu,
+            server: self.server + next.server,
             rss_peak: self.rss_peak.max(next.rss_peak),
         }
     }
@@ -59,7 +62,7 @@ pub(super) fn run(commands: Vec<Command>) -> anyhow::Result<Cost> {
     }
     let rss_peak = running.wait()?;
     let wall = began.elapsed();
-    Ok(Cost { wall, cpu: cpu_of_programs(own)?.saturating_sub(cpu), rss_peak })
+    Ok(Cost { wall, cpu: cpu_of_programs(own)?.saturating_sub(cpu), rss_peak, ..Cost::default() })
 }
 
 /// Children that are killed when they are given up.

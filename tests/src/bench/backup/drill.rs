@@ -5,7 +5,10 @@ use std::process::Command;
 use anyhow::Context as _;
 use tokio::runtime::Runtime;
 
-use super::ours::{Agent, Drill};
+use super::{
+    ours::{Agent, Drill},
+    server::Server,
+};
 use crate::{
     bench::{
         dataset::client,
@@ -37,11 +40,12 @@ impl Drills {
         }
         let mut restore = client(&lab.nas, "pg_restore", SCRATCH);
         restore.args(["--jobs=2", "--dbname", SCRATCH]).arg(&custom);
-        let parallel = restored(lab, restore)?;
+        let server = Server::of(&lab.nas)?;
+        let parallel = server.watched(|| restored(lab, restore), |cost| cost)?;
         let mut psql = client(&lab.nas, "psql", SCRATCH);
         psql.args(["--no-psqlrc", "--quiet", "--file"]).arg(&plain);
-        let plain = restored(lab, psql)?;
-        let ours = runtime.block_on(agent.drill())?;
+        let plain = server.watched(|| restored(lab, psql), |cost| cost)?;
+        let ours = server.watched(|| runtime.block_on(agent.drill()), |drill| &mut drill.cost)?;
         Ok(Self { parallel, plain, ours })
     }
 
@@ -53,11 +57,18 @@ impl Drills {
     pub(super) fn table(&self) -> Table {
         let mut table = Table::new(
             "Drill: restore into a second PostgreSQL",
-            ["way", "wall, s", "to pg_restore", "CPU, s", "RSS peak, MB"],
+            ["way", "wall, s", "to pg_restore", "CPU, s", "CPU of server, s", "RSS peak, MB"],
         );
         let mut row = |way: &str, cost: Cost| {
             let times = ratio(cost.wall.as_secs_f64(), self.parallel.wall.as_secs_f64());
-            table.row([way.to_owned(), secs(cost.wall), times, secs(cost.cpu), mb(cost.rss_peak)]);
+            table.row([
+                way.to_owned(),
+                secs(cost.wall),
+                times,
+                secs(cost.cpu),
+                secs(cost.server),
+                mb(cost.rss_peak),
+            ]);
         };
         row("createdb, pg_restore -j2 of a file", self.parallel);
         row("createdb, psql of a plain file", self.plain);
@@ -66,7 +77,7 @@ impl Drills {
         let restore = std::time::Duration::try_from(restore).unwrap_or_default();
         let times = ratio(restore.as_secs_f64(), self.parallel.wall.as_secs_f64());
         let none = String::new;
-        table.row(["of which restoring".to_owned(), secs(restore), times, none(), none()]);
+        table.row(["of which restoring".to_owned(), secs(restore), times, none(), none(), none()]);
         table
     }
 }

@@ -139,6 +139,6 @@ impl Agent {
         let done = work.await.context("wait for the run")??;
         let wall = began.elapsed();
         let cpu = cpu_of_family(self.pid)?.saturating_sub(cpu);
-        Ok((Cost { wall, cpu, rss_peak: memory(self.pid)?.peak }, done))
+        Ok((Cost { wall, cpu, rss_peak: memory(self.pid)?.peak, ..Cost::default() }, done))
     }
 }
