@@ -165,7 +165,7 @@ impl Backup {
     /// The same request came again after the daemon had been restarted.
     async fn stored_before(&self, snapshot: Snapshot) -> Result<Backed, BackupError> {
         let repository = Arc::clone(&self.repository);
-        let path = format!("{}/{MANIFEST}", snapshot.folder());
+        let path = snapshot.path_of(MANIFEST);
         let read = move || {
             let mut bytes = Vec::new();
             let cancel = CancellationToken::new();

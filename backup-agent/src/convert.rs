@@ -102,7 +102,11 @@ pub fn snapshot(repository: &Name, snapshot: &Snapshot) -> pb::Snapshot {
             .unwrap_or_default(),
         elapsed: Some(duration(snapshot.elapsed)),
         manifest: None,
-        files: snapshot.files.iter().map(|file| stored_file(&snapshot.folder(), file)).collect(),
+        files: snapshot
+            .files
+            .iter()
+            .map(|file| stored_file(snapshot.path_of(&file.name), file))
+            .collect(),
     }
 }
 
@@ -127,7 +131,11 @@ pub fn verification(
 pub fn restored(restored: &Restored, elapsed: Duration) -> pb::RestoreReport {
     let folder = restored.target.display().to_string();
     pb::RestoreReport {
-        files: restored.files.iter().map(|file| stored_file(&folder, file)).collect(),
+        files: restored
+            .files
+            .iter()
+            .map(|file| stored_file(format!("{folder}/{}", file.name), file))
+            .collect(),
         target: folder,
         elapsed: Some(duration(elapsed)),
         next_steps: restored.next_steps.clone(),
@@ -231,12 +239,8 @@ fn condition(
     }
 }
 
-fn stored_file(folder: &str, file: &StoredFile) -> pb::SnapshotFile {
-    pb::SnapshotFile {
-        path: format!("{folder}/{}", file.name),
-        size_bytes: file.bytes,
-        sha256: file.sha256.to_string(),
-    }
+fn stored_file(path: String, file: &StoredFile) -> pb::SnapshotFile {
+    pb::SnapshotFile { path, size_bytes: file.bytes, sha256: file.sha256.to_string() }
 }
 
 fn manifest(manifest: &Manifest) -> pb::Manifest {

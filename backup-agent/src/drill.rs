@@ -290,7 +290,7 @@ impl Drill {
         stop.add(psql.killer());
         let stdin = psql.take_stdin().unwrap_or_else(|| Box::new(std::io::sink()));
         let mut sink = Counting { sink: stdin, bytes: 0, progress };
-        let path = format!("{}/{DATABASE_FILE}", self.snapshot.folder());
+        let path = self.snapshot.path_of(DATABASE_FILE);
         let read = self.repository.read(&self.snapshot.id, &path, &mut sink, &stop.cancel);
         drop(sink);
         if stop.cancel.is_cancelled() {
@@ -318,7 +318,7 @@ impl Drill {
     }
 
     fn manifest(&self, cancel: &CancellationToken) -> Result<Manifest, DrillError> {
-        let path = format!("{}/{MANIFEST}", self.snapshot.folder());
+        let path = self.snapshot.path_of(MANIFEST);
         let mut bytes = Vec::new();
         self.repository
             .read(&self.snapshot.id, &path, &mut bytes, cancel)

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ids::{Name, RunId, SnapshotId},
+    manifest::FILE_NAME as MANIFEST,
     progress::Progress,
     stream::{Measured, Receipt, Sha256, StreamError},
 };
@@ -222,10 +223,10 @@ impl Snapshot {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
-    /// The folder that holds the files.
+    /// Where one of its files lies within the snapshot.
     #[must_use]
-    pub fn folder(&self) -> String {
-        folder_of(&self.backup)
+    pub fn path_of(&self, name: &str) -> String {
+        path_in_snapshot(&self.backup, name)
     }
 
     /// One of its files.
@@ -235,10 +236,13 @@ impl Snapshot {
     }
 }
 
-/// The folder in a snapshot that holds the files of `backup`.
+/// Where a file of `backup` lies within a snapshot: in a folder of the backup's name,
+/// except for the manifest, which lies beside it. The listing of a folder names every
+/// chunk of its files, a hundredth of a dump; the manifest differs in every run and
+/// must not make that listing a new one.
 #[must_use]
-pub fn folder_of(backup: &Name) -> String {
-    format!("/{backup}")
+pub fn path_in_snapshot(backup: &Name, name: &str) -> String {
+    if name == MANIFEST { format!("/{backup}.{name}") } else { format!("/{backup}/{name}") }
 }
 
 /// A snapshot without proof: of a run that goes on, or of one that died.

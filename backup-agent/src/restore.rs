@@ -160,7 +160,7 @@ fn fill(
         let write = |source| RestoreError::Write { path: path.clone(), source };
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let mut sink = BufWriter::with_capacity(1 << 20, file.map_err(write)?);
-        let inside = format!("{}/{name}", snapshot.folder());
+        let inside = snapshot.path_of(&name);
         let receipt = repository.read(&snapshot.id, &inside, &mut sink, cancel)?;
         sink.flush().map_err(write)?;
         let file = sink.into_inner().map_err(|error| write(error.into_error()))?;

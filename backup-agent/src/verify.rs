@@ -57,7 +57,7 @@ fn unreadable(
 ) -> Vec<String> {
     let mut problems = Vec::new();
     for file in &snapshot.files {
-        let path = format!("{}/{}", snapshot.folder(), file.name);
+        let path = snapshot.path_of(&file.name);
         let what = format!("snapshot {} of {}: `{}`", snapshot.id, snapshot.backup, file.name);
         match repository.read(&snapshot.id, &path, &mut std::io::sink(), cancel) {
             Ok(receipt) if receipt.sha256 == file.sha256 => {}

@@ -194,7 +194,7 @@ impl Bench {
 
     pub(crate) fn read(&self, snapshot: &Snapshot, file: &str) -> Result<String, RepositoryError> {
         let mut bytes = Vec::new();
-        let path = format!("{}/{file}", snapshot.folder());
+        let path = snapshot.path_of(file);
         self.repository.read(&snapshot.id, &path, &mut bytes, &CancellationToken::new())?;
         Ok(String::from_utf8(bytes).expect("text"))
     }

@@ -21,7 +21,9 @@ use super::{Guarded, Open, record};
 use crate::{
     ids::SnapshotId,
     progress::{Progress, Stage},
-    repository::{Incoming, Intent, RepositoryError, Snapshot, Stored, StoredFile, folder_of},
+    repository::{
+        Incoming, Intent, RepositoryError, Snapshot, Stored, StoredFile, path_in_snapshot,
+    },
     stream::{Content, Gauge, Measured, Receipt},
 };
 
@@ -29,6 +31,10 @@ type Indexed = Arc<rustic_core::Repository<IndexedFullStatus>>;
 
 /// Backups hold whole databases: for their owner's eyes.
 const FILE_MODE: u32 = 0o600;
+
+/// The same in every run: the snapshot has the time, and a listing with equal files
+/// must be an equal listing.
+const FILE_TIME: Timestamp = Timestamp::UNIX_EPOCH;
 
 /// The size of the pieces in which the repository is read, in bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -42,7 +48,11 @@ pub(super) fn store(
     let gauges: Vec<_> = files.iter().map(|file| (file.name, file.gauge.clone())).collect();
     let entries = files
         .into_iter()
-        .map(|file| Entry { name: file.name.to_owned(), bytes: 0, content: file.content })
+        .map(|file| Entry {
+            path: path_in_snapshot(&intent.backup, file.name).into(),
+            bytes: 0,
+            content: file.content,
+        })
         .collect();
     let file = archive(guarded, guarded.open()?, intent, entries)?;
     let files = gauges
@@ -97,11 +107,12 @@ fn read_back(
     let mut entries = Vec::new();
     let mut gauges = Vec::new();
     for file in &stored.files {
-        let node = node(guarded, &indexed, &unproved, &path_of(&stored.intent, &file.name))?;
+        let path = path_in_snapshot(&stored.intent.backup, &file.name);
+        let node = node(guarded, &indexed, &unproved, &path)?;
         let report = Report { progress: progress.clone(), done: Arc::clone(&done) };
         let content = ReadBack::new(Arc::clone(&indexed), node, report);
         let (content, gauge) = Measured::new(Box::new(content), cancel.clone());
-        entries.push(Entry { name: file.name.clone(), bytes: file.bytes, content });
+        entries.push(Entry { path: path.into(), bytes: file.bytes, content });
         gauges.push(gauge);
     }
     let file = archive(guarded, guarded.open()?, &stored.intent, entries)?;
@@ -148,15 +159,14 @@ fn archive(
     entries: Vec<Entry>,
 ) -> Result<SnapshotFile, RepositoryError> {
     let template = record::unverified(intent, &guarded.repository.host);
-    let folder = PathBuf::from(folder_of(&intent.backup));
-    let source =
-        Source { folder: folder.clone(), mtime: intent.taken_at, entries: Mutex::new(entries) };
+    let source = Source { entries: Mutex::new(entries) };
+    let shown = PathBuf::from(format!("/{}", intent.backup));
     let mut options = BackupOptions::default();
     // No parent: streams have no times by which one could call them unchanged.
     options.parent_opts.force = true;
     options.no_scan = true;
     open.to_indexed_ids()
-        .and_then(|indexed| indexed.archive(&options, &source, template, &[folder]))
+        .and_then(|indexed| indexed.archive(&options, &source, template, &[shown]))
         .map_err(|error| guarded.engine("store a snapshot", &error))
 }
 
@@ -214,10 +224,6 @@ fn stored_file(name: &str, receipt: Receipt) -> StoredFile {
     StoredFile { name: name.to_owned(), bytes: receipt.bytes, sha256: receipt.sha256 }
 }
 
-fn path_of(intent: &Intent, name: &str) -> String {
-    format!("{}/{name}", folder_of(&intent.backup))
-}
-
 fn id_of(guarded: &Guarded<'_>, file: &SnapshotFile) -> Result<SnapshotId, RepositoryError> {
     record::id_of(file)
         .ok_or_else(|| guarded.failure("name the snapshot", "it has no identifier".to_owned()))
@@ -225,17 +231,15 @@ fn id_of(guarded: &Guarded<'_>, file: &SnapshotFile) -> Result<SnapshotId, Repos
 
 /// One file for the engine.
 struct Entry {
-    name: String,
+    path: PathBuf,
     /// 0 while unknown.
     bytes: u64,
     content: Measured,
 }
 
-/// Our files in one folder, handed to the engine in the order of their names,
-/// which a folder listing must have.
+/// Our files, handed to the engine in the order of their paths, which the listing of
+/// a folder must have.
 struct Source {
-    folder: PathBuf,
-    mtime: Timestamp,
     entries: Mutex<Vec<Entry>>,
 }
 
@@ -250,18 +254,18 @@ impl ReadSource for Source {
     fn entries(&self) -> Self::Iter {
         let mut entries =
             std::mem::take(&mut *self.entries.lock().unwrap_or_else(PoisonError::into_inner));
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
-        let with_node = |entry: Entry| {
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        let with_node = |Entry { path, bytes, content }| {
             let metadata = Metadata {
-                size: entry.bytes,
+                size: bytes,
                 mode: Some(FILE_MODE),
-                mtime: Some(self.mtime),
+                mtime: Some(FILE_TIME),
                 links: 1,
                 ..Metadata::default()
             };
-            let node = Node::new_node(entry.name.as_ref(), NodeType::File, metadata);
-            let path = self.folder.join(&entry.name);
-            Ok(ReadSourceEntry { path, node, open: Some(Opening(entry.content)) })
+            let name = path.file_name().unwrap_or_default();
+            let node = Node::new_node(name, NodeType::File, metadata);
+            Ok(ReadSourceEntry { path, node, open: Some(Opening(content)) })
         };
         entries.into_iter().map(with_node).collect::<Vec<_>>().into_iter()
     }
