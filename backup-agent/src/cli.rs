@@ -1,23 +1,20 @@
 //! The command line of `homelab-backup-agent`.
 
-use std::{fmt::Display, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    error::Error,
+    fmt::Display,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::{Parser, Subcommand};
-use homelab_common::{
-    chance::SystemChance,
-    clock::{Clock, SystemClock},
-    error_chain::Chain,
-    exec::SystemExec,
-    exit::Exit,
-    lifecycle::{self, Lifecycle, Tasks},
-    telemetry,
-};
+use homelab_common::{config::Report, error_chain::Chain, exec::SystemExec, exit::Exit};
 use homelab_rpc::{
-    enrol::{EnrolRequest, Token, enrol},
-    node::LogHandle,
+    cli::{DaemonCommand, Program, Started, World},
+    daemon::DaemonConfig,
     peer::Kind,
 };
-use tracing::{error, info};
 
 use crate::{
     app::{App, Deps},
@@ -38,21 +35,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the daemon in the foreground; what happens without a command.
-    Run,
-    /// Gets the certificate of this daemon by a token of `labctl host enroll`.
-    #[command(visible_alias = "enrol")]
-    Enroll {
-        /// The token, or `-` to read it from standard input, where nobody else can see it.
-        token: String,
-        /// The address under which the controller reaches this daemon; that of `listen` otherwise.
-        #[arg(long, value_name = "ADDRESS:PORT")]
-        address: Option<SocketAddr>,
-    },
-    /// Says what is wrong with the configuration, or nothing.
-    CheckConfig,
-    /// Prints the configuration with all defaults filled in.
-    PrintConfig,
+    #[command(flatten)]
+    Daemon(DaemonCommand),
     /// Makes a repository in its existing, empty folder; the only thing that ever does.
     InitRepository {
         /// Its name in the configuration.
@@ -78,81 +62,54 @@ impl Cli {
     /// Does what the command line asks for.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        let config = match Config::load(&self.config) {
-            Ok(config) => config,
-            Err(report) => return say(&report, Exit::Usage),
-        };
-        match self.command.unwrap_or(Command::Run) {
-            Command::Run => lifecycle::block_on(serve(config)),
-            Command::Enroll { token, address } => {
-                lifecycle::block_on(enroll(config, token, address))
+        let path = &self.config;
+        match self.command.unwrap_or(Command::Daemon(DaemonCommand::Run)) {
+            Command::Daemon(command) => command.run::<BackupAgent>(path),
+            Command::InitRepository { repository } => {
+                offline(path, |config| offline::init(config, &repository))
             }
-            Command::CheckConfig => Exit::Ok.into(),
-            Command::PrintConfig => print(&config),
-            Command::InitRepository { repository } => tell(offline::init(&config, &repository)),
-            Command::Snapshots { repository } => tell(offline::list(&config, &repository)),
+            Command::Snapshots { repository } => {
+                offline(path, |config| offline::list(config, &repository))
+            }
             Command::Restore { repository, snapshot, target } => {
-                tell(offline::restore(&config, &repository, &snapshot, &target))
+                offline(path, |config| offline::restore(config, &repository, &snapshot, &target))
             }
         }
     }
 }
 
-async fn serve(config: Config) -> ExitCode {
-    let log = &config.daemon.log;
-    let telemetry = match telemetry::init(log) {
-        Ok(telemetry) => telemetry,
-        Err(error) => return say(&Chain(&error), Exit::Usage),
-    };
-    let tasks = Tasks::default();
-    let deps = Deps {
-        tasks: tasks.clone(),
-        clock: Arc::new(SystemClock),
-        chance: Arc::new(SystemChance),
-        exec: Arc::new(SystemExec),
-        log: Some(LogHandle::new(telemetry, &log.level)),
-    };
-    let grace = config.daemon.grace;
-    let app = match App::start(config, deps).await {
-        Ok(app) => app,
-        Err(error) => {
-            error!(error = %Chain(&error), "could not start");
-            return Exit::Failed.into();
-        }
-    };
-    info!(address = %app.address, "serving");
-    let (reloader, work) = (app.reloader, tasks.clone());
-    let lifecycle = Lifecycle::new(grace).on_reload(move || {
-        let (reloader, work) = (reloader.clone(), work.clone());
-        async move {
-            if let Ok(Err(error)) = work.blocking(move || reloader.reload()).await {
-                error!(error = %Chain(&error), "the certificate was not loaded again");
-            }
-        }
-    });
-    lifecycle::run(tasks, lifecycle).await
+#[derive(Debug)]
+struct BackupAgent;
+
+impl Program for BackupAgent {
+    const NAME: &'static str = "homelab-backup-agent";
+    const KIND: Kind = Kind::BackupAgent;
+    type Config = Config;
+
+    fn load(path: &Path) -> Result<Config, Report> {
+        Config::load(path)
+    }
+
+    fn daemon(config: &Config) -> &DaemonConfig {
+        &config.daemon
+    }
+
+    async fn start(config: Config, world: World) -> Result<Started, Box<dyn Error + Send + Sync>> {
+        let World { tasks, clock, chance, log } = world;
+        let deps = Deps { tasks, clock, chance, exec: Arc::new(SystemExec), log };
+        let App { address, reloader, .. } = App::start(config, deps).await?;
+        Ok(Started { address, reloader })
+    }
 }
 
-async fn enroll(config: Config, token: String, address: Option<SocketAddr>) -> ExitCode {
-    let token =
-        if token == "-" { std::io::read_to_string(std::io::stdin()).ok() } else { Some(token) };
-    let token: Token = match token.as_deref().unwrap_or_default().trim().parse() {
-        Ok(token) => token,
-        Err(error) => return say(&Chain(&error), Exit::Usage),
-    };
-    let address = address.unwrap_or(config.daemon.listen);
-    if address.ip().is_unspecified() {
-        let what =
-            "the controller must know where to reach this daemon: give --address ADDRESS:PORT";
-        return say(&what, Exit::Usage);
-    }
-    let request = EnrolRequest { token, kind: Kind::BackupAgent, address: address.to_string() };
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    match enrol(request, &config.daemon.pki_dir, &clock, &SystemChance).await {
-        Ok(enrolled) => {
-            print(&format_args!("enrolled as {} until {}\n", enrolled.id, enrolled.not_after))
-        }
-        Err(error) => say(&Chain(&error), Exit::Failed),
+/// What needs neither a daemon nor the controller.
+fn offline(
+    path: &Path,
+    verb: impl FnOnce(&Config) -> Result<String, offline::OfflineError>,
+) -> ExitCode {
+    match Config::load(path) {
+        Ok(config) => tell(verb(&config)),
+        Err(report) => say(&report, Exit::Usage),
     }
 }
 

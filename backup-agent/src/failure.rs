@@ -14,6 +14,7 @@ use crate::{
     repository::{RepositoryError, identity::GuardError},
     restore::RestoreError,
     source::{SourceError, postgres::PostgresError},
+    verify::VerifyError,
 };
 
 /// The repository has too little room.
@@ -66,6 +67,16 @@ impl From<&BackupError> for Failure {
 impl From<&RepositoryError> for Failure {
     fn from(error: &RepositoryError) -> Self {
         Self::of(error, of_repository(error))
+    }
+}
+
+impl From<&VerifyError> for Failure {
+    fn from(error: &VerifyError) -> Self {
+        let kind = match error {
+            VerifyError::Cancelled => (CANCELLED, true),
+            VerifyError::Repository(source) => of_repository(source),
+        };
+        Self::of(error, kind)
     }
 }
 

@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use homelab_common::{clock::Clock, error_chain::Chain, lifecycle::Tasks};
+use homelab_common::{clock::Clock, error_chain::Chain, ledger::LedgerError, lifecycle::Tasks};
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -93,7 +93,7 @@ pub enum Refused {
     Stopping,
     /// The journal could not be written, so that a crash would leave the run unknown.
     #[error("could not note the run down")]
-    Journal(#[from] homelab_common::ledger::LedgerError),
+    Journal(#[from] LedgerError),
 }
 
 #[derive(Debug)]
@@ -178,25 +178,46 @@ impl Runs {
             all.insert(id, run);
         }
         let entry = Entry { run: id, started_at: self.clock.now(), work };
-        let journal = Arc::clone(&self.journal);
-        if let Err(error) = blocking::run(move || journal.begin(entry)).await {
-            self.lock().remove(&id);
-            return Err(error.into());
+        let (ready, begun) = oneshot::channel();
+        let (runs, future) = (self.clone(), execute(progress, cancel));
+        // Nothing is awaited before this: a caller that goes away must not leave a run behind that nobody
+        // executes and that keeps every other from beginning.
+        self.tasks.spawn(async move { runs.execute(entry, future, ready, ending).await });
+        match begun.await {
+            Ok(Err(error)) => Err(error.into()),
+            // The task was dropped by a hard stop, and the process goes with it.
+            Ok(Ok(())) | Err(_) => Ok(watched),
         }
-        let future = execute(progress, cancel);
-        let (journal, clock) = (Arc::clone(&self.journal), Arc::clone(&self.clock));
-        self.tasks.spawn(async move {
-            let began = Instant::now();
-            let end = future.await;
-            log(id, &end);
-            let noted = blocking::run(move || journal.end(id)).await;
-            if let Err(error) = noted {
-                warn!(run = %id, error = %Chain(&error), "could not note the end of a run");
-            }
-            let ended = Ended { end, at: clock.now(), elapsed: began.elapsed() };
-            ending.send_replace(Some(Arc::new(ended)));
-        });
-        Ok(watched)
+    }
+
+    async fn execute(
+        self,
+        entry: Entry,
+        work: impl Future<Output = End>,
+        ready: oneshot::Sender<Result<(), LedgerError>>,
+        ending: watch::Sender<Option<Arc<Ended>>>,
+    ) {
+        let id = entry.run;
+        let journal = Arc::clone(&self.journal);
+        let noted = blocking::run(move || journal.begin(entry)).await;
+        let is_noted = noted.is_ok();
+        if !is_noted {
+            self.lock().remove(&id);
+        }
+        // Whoever asked may be gone.
+        let _gone = ready.send(noted);
+        if !is_noted {
+            return;
+        }
+        let began = Instant::now();
+        let end = work.await;
+        log(id, &end);
+        let journal = Arc::clone(&self.journal);
+        if let Err(error) = blocking::run(move || journal.end(id)).await {
+            warn!(run = %id, error = %Chain(&error), "could not note the end of a run");
+        }
+        let ended = Ended { end, at: self.clock.now(), elapsed: began.elapsed() };
+        ending.send_replace(Some(Arc::new(ended)));
     }
 
     /// Cancels a run. `None` when there is none of this identifier, else whether it

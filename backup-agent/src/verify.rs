@@ -19,6 +19,17 @@ pub struct Verification {
     pub snapshots: u32,
 }
 
+/// Why a verification says nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// It was cancelled before everything was read.
+    #[error("the verification was cancelled; nothing is known about what it had not read")]
+    Cancelled,
+    /// The repository could not be used.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+}
+
 /// Checks the repository; with [`Depth::Data`] every pack as well, and every file of
 /// every verified snapshot against the hash that was stored with it. Blocks.
 ///
@@ -30,8 +41,10 @@ pub fn verify(
     depth: Depth,
     progress: &Progress,
     cancel: &CancellationToken,
-) -> Result<Verification, RepositoryError> {
+) -> Result<Verification, VerifyError> {
+    let going_on = || if cancel.is_cancelled() { Err(VerifyError::Cancelled) } else { Ok(()) };
     let mut problems = repository.check(depth, progress)?;
+    going_on()?;
     let snapshots = repository.snapshots()?;
     if depth == Depth::Data {
         let total = snapshots.iter().map(Snapshot::source_bytes).sum();
@@ -39,11 +52,10 @@ pub fn verify(
         let mut done = 0;
         for snapshot in &snapshots {
             problems.extend(unreadable(repository, snapshot, cancel));
+            // What was not read is not sound.
+            going_on()?;
             done += snapshot.source_bytes();
             progress.done(done);
-            if cancel.is_cancelled() {
-                break;
-            }
         }
     }
     problems.truncate(PROBLEMS_MAX);
@@ -56,6 +68,12 @@ fn unreadable(
     cancel: &CancellationToken,
 ) -> Vec<String> {
     let mut problems = Vec::new();
+    if snapshot.files.is_empty() {
+        problems.push(format!(
+            "snapshot {} of {} has lost its description, so that there are no hashes to compare",
+            snapshot.id, snapshot.backup
+        ));
+    }
     for file in &snapshot.files {
         let path = snapshot.path_of(&file.name);
         let what = format!("snapshot {} of {}: `{}`", snapshot.id, snapshot.backup, file.name);

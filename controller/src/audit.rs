@@ -41,6 +41,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The actor of what the controller does by itself.
 pub const CONTROLLER: &str = "controller";
 
+/// The actor of alarms: apart from everyday decisions, so that no number of those pushes one out of sight.
+pub const ALARM: &str = "controller/alarm";
+
 /// The audit log. Clones are the same log.
 #[derive(Clone, Debug)]
 pub struct AuditLog {

@@ -132,6 +132,9 @@ pub enum SubmitError {
     /// It breaks a rule.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// The same id was used for something else.
+    #[error("request id {0} was used for another request; choose a new one")]
+    OtherRequest(JobId),
     /// The queue is full.
     #[error("{pending} jobs wait already, and the queue holds {PENDING_MAX}; try again later")]
     Full {
@@ -140,6 +143,20 @@ pub enum SubmitError {
     },
     /// The store failed; the job may or may not be there.
     #[error("could not store the job")]
+    Store(#[from] StoreError),
+}
+
+/// Why a job is not tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum RetryError {
+    /// The same id was used for something else.
+    #[error("request id {0} was used for another request; choose a new one")]
+    OtherRequest(RequestId),
+    /// The job cannot be tried again.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// The store failed.
+    #[error("could not store it")]
     Store(#[from] StoreError),
 }
 
@@ -230,6 +247,9 @@ impl Jobs {
         let job = match tx.jobs().submit(&spec, PENDING_MAX).await? {
             Submitted::New(job) => job,
             Submitted::Full { pending } => return Err(SubmitError::Full { pending }),
+            Submitted::Existing(job) if !is_same_request(job.spec(), &spec) => {
+                return Err(SubmitError::OtherRequest(id));
+            }
             Submitted::Existing(job) => {
                 let follower = Follower::from_store(self.clone(), id, 0);
                 return Ok(Accepted { job, repeated: true, follower });
@@ -350,15 +370,20 @@ impl Jobs {
     /// # Errors
     /// There is no such job, it has not ended or has succeeded, its text was not kept, or the store
     /// failed.
-    pub async fn retry(&self, id: JobId, call: RequestId, by: &str) -> Result<Job, JobError> {
+    pub async fn retry(&self, id: JobId, call: RequestId, by: &str) -> Result<Job, RetryError> {
         let mut digest = [0; 32];
         let text = format!("RetryJob {id}");
         digest
             .copy_from_slice(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref());
         let now = self.now();
         let mut tx = self.0.parts.store.begin().await?;
-        if tx.requests().remember(call, &digest, now).await? != Remembered::New {
-            return tx.jobs().get(id).await?.ok_or(JobError::NotFound(id));
+        let remembered = tx.requests().remember(call, &digest, now).await?;
+        match remembered {
+            Remembered::New => {}
+            Remembered::Same { .. } => {
+                return Ok(tx.jobs().get(id).await?.ok_or(JobError::NotFound(id))?);
+            }
+            Remembered::Other => return Err(RetryError::OtherRequest(call)),
         }
         let job = tx.jobs().retry(id, by, now).await?;
         tx.commit().await?;
@@ -550,3 +575,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) mod rig;
 #[cfg(test)]
 mod tests;
+
+/// Whether a call that comes again asks for what it asked for before. The text may be gone, when it was
+/// not to be kept; what is left decides then.
+fn is_same_request(before: &JobSpec, now: &JobSpec) -> bool {
+    let same_text = before.request.bytes.is_empty() || before.request == now.request;
+    same_text
+        && before.submitted_by == now.submitted_by
+        && before.model == now.model
+        && before.tier == now.tier
+}

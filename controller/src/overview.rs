@@ -27,7 +27,7 @@ const JOBS_LOOKED_AT: u32 = 200;
 /// How long a token that was used twice stays a concern.
 const ALARM_SHOWN_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Own decisions that are looked through for alarms.
+/// Alarms that are looked at.
 const ALARMS_LOOKED_AT: u32 = 200;
 
 /// One backup in a line.
@@ -122,7 +122,7 @@ impl Overviews {
     /// Tokens that two keys used, lately.
     async fn alarms(&self, now: Timestamp) -> Result<Vec<Concern>, StoreError> {
         let page = PageRequest::first(ALARMS_LOOKED_AT);
-        let own = audit::list(self.store.as_ref(), Some(audit::CONTROLLER), &page).await?;
+        let own = audit::list(self.store.as_ref(), Some(audit::ALARM), &page).await?;
         let since = now.checked_sub(ALARM_SHOWN_FOR).unwrap_or(now);
         let lately = own
             .items

@@ -252,7 +252,7 @@ impl Worker {
             .map(|seat| seat.engine.status())
             .find(|status| status.model.as_ref().is_some_and(|held| held.name == *model));
         match holder {
-            None => format!("no engine has it; load it with `labctl model load {model}`"),
+            None => format!("no engine has it; call InferenceService.LoadModel for `{model}`"),
             Some(status) => match &status.last_incident {
                 Some(incident) if matches!(status.state, State::Failed | State::Quarantined) => {
                     format!("its engine is {}: {}", status.state, incident.because)

@@ -92,7 +92,7 @@ pub enum GuardError {
     /// There is no identity file.
     #[error(
         "`{}` holds no homelab repository (no {FILE_NAME}); if it is new, run: \
-         homelab-backup-agent init-repository",
+         homelab-backup-agent init-repository NAME",
         path.display()
     )]
     NoIdentity {

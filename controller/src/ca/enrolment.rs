@@ -134,6 +134,9 @@ pub enum EnrolmentError {
          EnrolmentService.IssueUserCertificate (`labctl login`)"
     )]
     NothingToRenew,
+    /// The caller's certificate was revoked since the call began.
+    #[error("the certificate that should be renewed has been revoked")]
+    Revoked,
     /// No certificate could be signed.
     #[error(transparent)]
     Issue(#[from] IssueError),
@@ -210,10 +213,14 @@ impl Enrolments {
         let key = PublicKey::from_request(signing_request)?;
         let now = self.clock.now();
         let mut tx = self.store.begin().await?;
+        let before = tx.certificates().get(peer.serial_hex()).await?;
+        // Asked again under the lock: a revocation may have gone before while this waited.
+        if before.as_ref().is_some_and(|row| row.revocation.is_some()) {
+            return Err(EnrolmentError::Revoked);
+        }
         let terms = if peer.kind() == Kind::User {
             user_terms(peer.id().clone(), USER_VALID_FOR)
         } else {
-            let before = tx.certificates().get(peer.serial_hex()).await?;
             let before = before.map(|row| row.certificate.chain_pem).unwrap_or_default();
             let addresses = match self.declared_address(peer.name()) {
                 Some(address) => vec![address],
@@ -317,8 +324,7 @@ impl Enrolments {
         error!(%name, serial = %used.serial_hex, "a token was used by two keys; it is revoked now");
         tx.tokens().revoke(token.token.id, now).await?;
         let subject = format!("host/{name}");
-        let entry =
-            audit::entry(self.clock.as_ref(), audit::CONTROLLER, SECOND_USE, subject, detail);
+        let entry = audit::entry(self.clock.as_ref(), audit::ALARM, SECOND_USE, subject, detail);
         tx.audit().append(&entry).await?;
         tx.commit().await?;
         Err(EnrolmentError::refused("it was used already by another key; an alarm was raised"))

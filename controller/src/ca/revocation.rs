@@ -1,6 +1,7 @@
 //! Taking certificates back.
 
-use homelab_domain::ids::UserName;
+use homelab_domain::{identity::PeerKind, ids::UserName};
+use homelab_rpc::peer::{Kind, SpiffeId};
 use homelab_store::{Certificate, Page, PageRequest, Revocation, Revoke, StoreError, Tx};
 
 use super::enrolment::Enrolments;
@@ -46,7 +47,9 @@ pub struct Revoked {
 #[derive(Debug, thiserror::Error)]
 pub enum RevokeError {
     /// No certificate fits.
-    #[error("there is no certificate of `{target}`; list them with `labctl ca show`")]
+    #[error(
+        "there is no certificate of `{target}`; list them with `labctl ca list`; a person is named by the whole identity"
+    )]
     NotFound {
         /// What was asked for.
         target: String,
@@ -89,6 +92,10 @@ impl Enrolments {
         if revoked.is_empty() && !known(tx.as_mut(), target).await? {
             return Err(RevokeError::NotFound { target: target.as_str().to_owned() });
         }
+        if let Target::Identity(identity) = target {
+            // A browser session outlives the certificate that began it.
+            end_sessions_of(tx.as_mut(), identity).await?;
+        }
         for certificate in &revoked {
             end_sessions(tx.as_mut(), certificate).await?;
             let detail = format!("serial {}: {reason}", certificate.certificate.serial_hex);
@@ -106,11 +113,12 @@ impl Enrolments {
 
 /// Whether there ever was a certificate of that kind: taking back twice is no mistake.
 async fn known(tx: &mut dyn Tx, target: &Target) -> Result<bool, StoreError> {
-    let first = PageRequest::first(1);
     match target {
         Target::Serial(serial) => Ok(tx.certificates().get(serial).await?.is_some()),
         Target::Host(host) => {
-            Ok(!tx.certificates().list(Some(host), &first).await?.items.is_empty())
+            // Only daemons: a person of that name is another one, and must be named as such.
+            let page = tx.certificates().list(Some(host), &PageRequest::first(1_000)).await?;
+            Ok(page.items.iter().any(|row| row.certificate.kind != PeerKind::User))
         }
         Target::Identity(identity) => {
             let name = identity.split('/').nth(4).unwrap_or_default();
@@ -120,8 +128,16 @@ async fn known(tx: &mut dyn Tx, target: &Target) -> Result<bool, StoreError> {
     }
 }
 
+async fn end_sessions_of(tx: &mut dyn Tx, identity: &str) -> Result<(), StoreError> {
+    let id = identity.parse::<SpiffeId>().ok().filter(|id| id.kind() == Kind::User);
+    if let Some(user) = id.and_then(|id| UserName::try_new(id.name().as_str()).ok()) {
+        tx.sessions().end_all(&user).await?;
+    }
+    Ok(())
+}
+
 async fn end_sessions(tx: &mut dyn Tx, certificate: &Certificate) -> Result<(), StoreError> {
-    if certificate.certificate.kind != homelab_domain::identity::PeerKind::User {
+    if certificate.certificate.kind != PeerKind::User {
         return Ok(());
     }
     if let Ok(user) = UserName::try_new(&certificate.certificate.name) {

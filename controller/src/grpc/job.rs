@@ -21,7 +21,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::status::IntoStatus as _;
 use crate::job::{
-    Jobs, SubmitError,
+    Jobs, RetryError, SubmitError,
     follow::{FollowError, Follower, Told},
     submission::Refused,
 };
@@ -157,7 +157,7 @@ impl JobService for JobApi {
         let call: RequestId =
             request.request_id.parse().map_err(|error| invalid("request_id", error))?;
         let job =
-            self.jobs.retry(job_id(&request.job_id)?, call, &caller).await.map_err(job_status)?;
+            self.jobs.retry(job_id(&request.job_id)?, call, &caller).await.map_err(retry_status)?;
         Ok(Response::new(pb::RetryJobResponse { job: Some(convert::job(&job)) }))
     }
 
@@ -246,6 +246,7 @@ fn submit_status(error: SubmitError) -> Status {
         SubmitError::Full { .. } => {
             fail(Code::ResourceExhausted, Reason::QUEUE_FULL, error.to_string())
         }
+        SubmitError::OtherRequest(_) => invalid("request_id", &error),
         SubmitError::Store(error) => store_status(error),
     }
 }
@@ -257,6 +258,14 @@ fn refused_status(refused: Refused) -> Status {
         Refused::TierNotAllowed(_) => {
             fail(Code::PermissionDenied, TIER_NOT_ALLOWED, refused.to_string())
         }
+    }
+}
+
+fn retry_status(error: RetryError) -> Status {
+    match error {
+        RetryError::OtherRequest(_) => invalid("request_id", &error),
+        RetryError::Job(error) => job_status(error),
+        RetryError::Store(error) => store_status(error),
     }
 }
 

@@ -76,6 +76,9 @@ impl IntoStatus for EnrolmentError {
             Self::Address { what } => field("address", what),
             Self::Name(error) => field("name", error.to_string()),
             Self::ValidFor => field("valid_for", self.to_string()),
+            Self::Revoked => {
+                fail(Code::Unauthenticated, Reason::CERTIFICATE_REVOKED, self.to_string())
+            }
             Self::NothingToRenew => {
                 fail(Code::FailedPrecondition, Reason::NO_CERTIFICATE, self.to_string())
             }

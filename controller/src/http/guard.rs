@@ -68,7 +68,8 @@ pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next)
         .is_some_and(|authority| guard.names.allows(authority))
     {
         request.extensions_mut().insert(RequestId(id.clone()));
-        let span = tracing::info_span!("http", request_id = %id, path = %request.uri().path());
+        let span =
+            tracing::info_span!("http", request_id = %id, path = shown(request.uri().path()));
         next.run(request).instrument(span).await
     } else {
         let words = "This name is not one of the controller's. Use the address that `labctl dashboard` prints.\n";
@@ -76,6 +77,11 @@ pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next)
     };
     bind_browser(&mut response, &id);
     response
+}
+
+/// A path as it may stand in a log: a login link is a secret.
+fn shown(path: &str) -> &str {
+    if path.starts_with("/login/") { "/login/…" } else { path }
 }
 
 fn bind_browser(response: &mut Response, id: &str) {

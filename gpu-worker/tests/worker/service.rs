@@ -240,7 +240,11 @@ async fn what_cannot_be_served_says_why() {
     let daemon = Daemon::start(|fake| fake).await;
     let not_loaded = daemon.chat(hello()).await.unwrap_err();
     assert_eq!(reason_of(&not_loaded).as_deref(), Some("ENGINE_NOT_READY"));
-    assert!(not_loaded.message().contains("labctl model load small"), "{}", not_loaded.message());
+    assert!(
+        not_loaded.message().contains("InferenceService.LoadModel for `small`"),
+        "{}",
+        not_loaded.message()
+    );
 
     let unknown = pb::ChatCompleteRequest { model: "big".to_owned(), ..hello() };
     let unknown = daemon.chat(unknown).await.unwrap_err();

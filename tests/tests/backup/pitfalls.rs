@@ -105,6 +105,16 @@ async fn pitfall_04_one_flipped_bit_is_found_and_never_restored() {
     assert!(differences(&report).contains("the dump cannot be read"), "{report:?}");
 }
 
+#[tokio::test]
+async fn a_verification_that_is_cancelled_does_not_call_anything_sound() {
+    let (source, bench) = (seeded(), Bench::new());
+    bench.backed(&source).await;
+    let (progress, cancel) = (Progress::unwatched(), CancellationToken::new());
+    cancel.cancel();
+    let found = verify::verify(bench.repository.as_ref(), Depth::Data, &progress, &cancel);
+    assert!(matches!(found, Err(verify::VerifyError::Cancelled)), "{found:?}");
+}
+
 fn largest_file(folder: &Path) -> PathBuf {
     let mut largest = (0, PathBuf::new());
     for entry in fs::read_dir(folder).expect("a folder").flatten() {

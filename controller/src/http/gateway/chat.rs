@@ -189,16 +189,19 @@ fn same_request(accepted: &Accepted, body: &Bytes) -> Result<(), ApiError> {
         ));
     }
     if before != body {
-        return Err(ApiError::conflict(
-            "This `Idempotency-Key` was used for another request. Send a new key.",
-        ));
+        return Err(other_request());
     }
     Ok(())
+}
+
+fn other_request() -> ApiError {
+    ApiError::conflict("This `Idempotency-Key` was used for another request. Send a new key.")
 }
 
 fn refused(error: SubmitError) -> ApiError {
     match error {
         SubmitError::Refused(refused) => outcome::of_refusal(&refused),
+        SubmitError::OtherRequest(_) => other_request(),
         SubmitError::Full { .. } => ApiError::too_many(error.to_string(), FULL_RETRY),
         SubmitError::Store(source) => {
             error!(error = %Chain(&source), "could not store a job of the gateway");
