@@ -12,7 +12,9 @@ mod request;
 mod token;
 
 pub use client::{EnrolError, EnrolRequest, Enrolled, enrol};
-pub use files::{ENROLMENT_FILE, Enrolment, FilesError, IdentityFiles, enrolment_in};
+pub use files::{
+    ENROLMENT_FILE, Enrolment, FilesError, IdentityFiles, enrolment_in, give_to_owner_of,
+};
 pub use proof::{NONCE_BYTES, PROOF_BYTES, ProofParts, WrongProof, prove, verify_proof};
 pub use renew::{RenewError, Renewal, due_at};
 pub use request::{InvalidRequest, NewKey, SIGNING_REQUEST_BYTES_MAX, csr_public_key};

@@ -42,6 +42,8 @@ macro_rules! reasons {
 }
 
 reasons! {
+    /// A repository cannot be read, so that nobody knows what it holds.
+    REPOSITORY_UNAVAILABLE;
     /// A job has been put into the queue.
     SUBMITTED;
     /// A job is in the queue again because a person asked for it.

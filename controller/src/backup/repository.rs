@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use homelab_common::error_chain::Chain;
 use homelab_domain::{ids::BackupName, run::SnapshotFact, site::Backup};
 use jiff::Timestamp;
 
@@ -28,6 +29,8 @@ pub struct Held(Arc<Mutex<BTreeMap<BackupName, View>>>);
 struct View {
     listed_at: Option<Timestamp>,
     newest: Option<SnapshotFact>,
+    /// Since when it cannot be read, and why.
+    trouble: Option<(Timestamp, String)>,
     /// Counts what our own runs added, so that a listing that began before does not undo it.
     added: u64,
 }
@@ -84,9 +87,27 @@ impl Held {
         let newest = [newest, added].into_iter().flatten().max_by_key(|one| one.taken_at);
         let id = |one: &Option<SnapshotFact>| one.as_ref().map(|one| one.id.clone());
         let is_news = view.listed_at.is_none() || id(&view.newest) != id(&newest);
+        let is_news = is_news || view.trouble.is_some();
         view.newest = newest;
         view.listed_at = Some(now);
+        view.trouble = None;
         is_news
+    }
+
+    /// A listing failed. True when that is news.
+    pub fn failed(&self, backup: &BackupName, why: String, now: Timestamp) -> bool {
+        let mut views = self.lock();
+        let view = views.entry(backup.clone()).or_default();
+        let is_news = view.trouble.is_none();
+        let since = view.trouble.as_ref().map_or(now, |(since, _)| *since);
+        view.trouble = Some((since, why));
+        is_news
+    }
+
+    /// Since when the repository of a backup cannot be read, and why.
+    #[must_use]
+    pub fn trouble(&self, backup: &BackupName) -> Option<(Timestamp, String)> {
+        self.lock().get(backup)?.trouble.clone()
     }
 
     /// Whether it is time to look again.
@@ -143,7 +164,11 @@ impl BackgroundTask for ReadRepositories {
                 Ok(true) => news += 1,
                 Ok(false) => {}
                 // One repository that is away does not keep the others from being read.
-                Err(error) => failed = Some(error),
+                Err(error) => {
+                    let why = Chain(&error).to_string();
+                    news += usize::from(held.failed(&backup.name, why, backups.now()));
+                    failed = Some(error);
+                }
             }
         }
         if news > 0 {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use homelab_domain::{
     fleet::Verdict,
     ids::BackupName,
-    reason::Reason,
+    reason::{Because, Reason},
     risk::{self, BackupEvidence, BackupRisk, Gap},
     run::{Run, RunKind},
     site::{Backup, Site},
@@ -86,6 +86,8 @@ impl Backups {
             };
             let mut risk = risk::assess(now, &evidence);
             dues.add_held(backup, &mut risk);
+            add_trouble(self.held().trouble(&backup.name), &mut risk);
+            rank(&mut risk);
             all.push(BackupStatus {
                 risk,
                 next_run_at: dues.next(&backup.name, RunKind::Backup, now),
@@ -189,9 +191,26 @@ impl Dues {
                 command: format!("labctl host show {}", backup.host),
             });
         }
-        risk.gaps.sort_by_key(|gap| Reverse(gap.verdict));
-        risk.verdict = risk.gaps.first().map_or(Verdict::Ok, |gap| gap.verdict);
     }
+}
+
+/// What was in a repository when it could last be read is not known to be there still.
+fn add_trouble(trouble: Option<(Timestamp, String)>, risk: &mut BackupRisk) {
+    let Some((since, why)) = trouble else { return };
+    let message =
+        format!("its repository cannot be read, so that nobody knows what is left: {why}");
+    risk.gaps.push(Gap {
+        verdict: Verdict::Warning,
+        because: Because::new(Reason::REPOSITORY_UNAVAILABLE, message),
+        since: Some(since),
+        command: format!("labctl backup verify {}", risk.backup),
+    });
+}
+
+/// Worst first; the worst is the verdict.
+fn rank(risk: &mut BackupRisk) {
+    risk.gaps.sort_by_key(|gap| Reverse(gap.verdict));
+    risk.verdict = risk.gaps.first().map_or(Verdict::Ok, |gap| gap.verdict);
 }
 
 fn backup_runs(newest: Vec<Run>) -> BTreeMap<BackupName, Run> {

@@ -530,6 +530,25 @@ async fn what_the_repository_holds_counts_and_what_it_lost_does_not() {
 }
 
 #[tokio::test]
+async fn a_repository_that_cannot_be_read_any_more_is_not_called_well() {
+    let lab = Lab::at("2026-02-02T00:00:00Z").await;
+    lab.agent.hold(snapshot(run_id(99), lab.backups.now()), None);
+    lab.look_into_repositories().await;
+    let is_unreadable = |status: &BackupStatus| {
+        status.risk.gaps.iter().any(|gap| gap.because.reason == Reason::REPOSITORY_UNAVAILABLE)
+    };
+    assert!(!is_unreadable(&lab.status().await));
+    lab.agent.deafen("the mount hangs");
+    lab.clock.advance(Duration::from_secs(3600));
+    ReadRepositories(lab.backups.clone()).activate().await.expect_err("it cannot be read");
+    let status = lab.status().await;
+    assert!(is_unreadable(&status) && status.risk.verdict != Verdict::Ok, "{:?}", status.risk);
+    lab.agent.plug();
+    lab.look_into_repositories().await;
+    assert!(!is_unreadable(&lab.status().await));
+}
+
+#[tokio::test]
 async fn fifty_calls_with_one_id_start_one_run() {
     let lab = Lab::at("2026-02-02T00:00:00Z").await;
     let calls = (0..50).map(|_| lab.start(7, RunKind::Backup));

@@ -12,7 +12,10 @@ use std::{
 };
 
 use homelab_common::chance::Chance;
-use homelab_rpc::peer::{Grant, InvalidSpiffeId, Kind, Role, SiteName, SpiffeId};
+use homelab_rpc::{
+    enrol::{FilesError, give_to_owner_of},
+    peer::{Grant, InvalidSpiffeId, Kind, Role, SiteName, SpiffeId},
+};
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
@@ -105,6 +108,9 @@ pub enum FoundError {
     /// A file could not be written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The controller's user could not be given what is its own.
+    #[error(transparent)]
+    Owner(#[from] FilesError),
     /// A CA certificate could not be made.
     #[error("the CA certificate could not be made")]
     Certificate(#[from] rcgen::Error),
@@ -151,6 +157,10 @@ pub fn found(
 
     let authority = Authority::open(ceremony.pki_dir).map_err(FoundError::Open)?;
     write_identity(&authority, ceremony.pki_dir, &own, now, chance)?;
+    if let Some(state_dir) = ceremony.pki_dir.parent() {
+        // Root holds the ceremony, and the controller's own user must read the keys.
+        give_to_owner_of(state_dir, ceremony.pki_dir)?;
+    }
     let admin_not_after = write_identity(&authority, ceremony.admin_dir, &admin, now, chance)?;
     // Last: a folder without roots is not taken for an identity.
     files::create(&ceremony.admin_dir.join(files::ROOTS), &root.pem, Readers::All)?;

@@ -178,8 +178,13 @@ impl IdentityFiles {
     }
 }
 
-/// An admin enrols as root; the daemon that uses the identity is the owner of the state directory.
-fn give_to_owner_of(parent: &Path, home: &Path) -> Result<(), FilesError> {
+/// Gives a directory and the files in it to the owner of `parent`, when root has made them: the daemon that
+/// uses the identity is the owner of the state directory.
+///
+/// # Errors
+///
+/// The system refuses.
+pub fn give_to_owner_of(parent: &Path, home: &Path) -> Result<(), FilesError> {
     let failed = |source| io_error("give to the daemon's user", home, source);
     if !nix::unistd::geteuid().is_root() {
         return Ok(());
