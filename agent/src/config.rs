@@ -106,6 +106,11 @@ mod tests {
     }
 
     #[test]
+    fn the_example_is_a_valid_file() {
+        parse(include_str!("../../packaging/examples/agent.toml")).unwrap();
+    }
+
+    #[test]
     fn an_empty_file_gives_the_defaults() {
         let config = parse("").unwrap();
         assert_eq!(config.thresholds, Thresholds::default());

@@ -325,6 +325,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_example_is_a_valid_file() {
+        let text = include_str!("../../packaging/examples/controller.toml");
+        let config = Config::parse("controller.toml", text).expect("the example is valid");
+        assert_eq!(config.site, Path::new("/etc/homelab/homelab.toml"));
+    }
+
+    #[test]
     fn an_empty_file_means_the_documented_defaults() {
         let config = Config::parse("controller.toml", "").expect("an empty file is valid");
         assert_eq!(config.listen.grpc, "0.0.0.0:7440".parse().expect("an address"));
