@@ -6,7 +6,7 @@
 //! of its own, so that watchers with different intervals do not spoil each other's rates. A
 //! [`SlowReader`] takes in the background what is dear or may hang.
 //!
-//! Every value is a [`Reading`]: nothing that could not be read is ever shown as zero.
+//! Every value is a [`Reading`](crate::reading::Reading): nothing that could not be read is ever shown as zero.
 
 mod condition;
 mod cpu;

@@ -94,7 +94,7 @@ pub fn say(words: &str) {
 /// Clears the screen before the next round of `--watch`, when a person is looking.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn next_round() -> anyhow::Result<()> {
     if io::stdout().is_terminal() { write("\x1b[H\x1b[2J") } else { Ok(()) }
 }
