@@ -7,8 +7,10 @@
 mod agent;
 mod backup;
 mod dataset;
+mod durable;
 mod gateway;
 mod grpc;
+mod interrupt;
 mod load;
 mod machine;
 mod measure;
@@ -78,6 +80,7 @@ impl Scale {
 /// Names the step that failed; nothing is written then.
 pub fn run(sections: &[Section], scale: Scale) -> anyhow::Result<()> {
     install_crypto_provider();
+    interrupt::listen()?;
     let story = Story::begin();
     let machine = Machine::look()?;
     story.tell(&format!("{}\n", machine.describe()))?;

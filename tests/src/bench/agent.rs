@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 use super::{
     Scale, close,
     grpc::Way,
+    interrupt,
     load::{Answers, Question, Rounds, Server, ask},
     measure::{Memory, Span, cpu_of_programs, cpu_of_thread, memory},
     peer::Peer,
@@ -35,6 +36,8 @@ use crate::{
 const COLLECTIONS: u32 = 200;
 const PACED: u32 = 100;
 const PACE: Duration = Duration::from_millis(50);
+/// How often is looked for an interruption.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The limits of the design.
 const CPU_MS_MAX: f64 = 0.5;
 const RSS_MB_MAX: f64 = 10.0;
@@ -116,7 +119,11 @@ fn lab_with_agent() -> anyhow::Result<Lab> {
 fn idle(pids: [u32; 2], window: Duration) -> anyhow::Result<[Idle; 2]> {
     let begin = |pid| Ok((Span::begin(pid)?, cpu_of_programs(pid)?));
     let begun: [anyhow::Result<_>; 2] = pids.map(begin);
-    thread::sleep(window);
+    let end = Instant::now() + window;
+    while Instant::now() < end {
+        interrupt::check()?;
+        thread::sleep(LOOK_EVERY);
+    }
     let [one, other] = begun.map(|begun| {
         let (span, programs) = begun?;
         let own = millis(span.cpu()?) / window.as_secs_f64();
@@ -163,6 +170,7 @@ async fn collect(
 ) -> anyhow::Result<Answers> {
     let mut answers = Answers::default();
     for _ in 0..times {
+        interrupt::check()?;
         let began = Instant::now();
         let answer = client.get_health(GetHealthRequest {}).await?.into_inner();
         answers.add(began.elapsed(), answer.encoded_len());
@@ -185,6 +193,7 @@ async fn watch(
     let _first = stream.message().await?.context("a first sample")?;
     let span = Span::begin(agent)?;
     for _ in 0..samples {
+        interrupt::check()?;
         let _sample = stream.message().await?.context("one more sample")?;
     }
     Ok(span.cpu()? / samples)

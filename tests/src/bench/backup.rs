@@ -37,7 +37,7 @@ const DRILL_MAX: f64 = 1.3;
 
 const METHOD: &str = "A database like that of a wiki: documents of 200 words with the frequencies of a \
 language, and random blobs of 1 MiB (80,000 and 80; the quick run a tenth), in a PostgreSQL without fsync \
-on the same machine. `pg_dump` to nowhere is what nobody can pass. `restic` gets the plain dump by \
+whose files lie in memory. `pg_dump` to nowhere is what nobody can pass. `restic` gets the plain dump by \
 `--stdin`; it proves nothing by itself, so a second line adds its own `check --read-data`. Ours is \
 `RunBackup` of the `homelab-backup-agent` (release build, over mTLS): dump and globals, a manifest that \
 counts and hashes every table in the exported snapshot, repository, and reading back what was stored \

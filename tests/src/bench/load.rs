@@ -19,6 +19,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use super::interrupt;
+
 /// No answer may take longer; a benchmark that hangs must end.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -174,6 +176,7 @@ where
     let asking = async move {
         let mut answers = Answers::default();
         for _ in 0..rounds.each {
+            interrupt::check()?;
             let began = Instant::now();
             let body = timeout(ANSWER_MAX, ask_once(&mut sender, server, question)).await;
             let body = body.context("wait for an answer")??;

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::measure::{cpu_of_programs, peak_memory};
+use super::{
+    interrupt,
+    measure::{cpu_of_programs, peak_memory},
+};
 
 /// A benchmark that hangs must end.
 const RUN_MAX: Duration = Duration::from_secs(300);
@@ -74,6 +77,7 @@ impl Running {
         let deadline = Instant::now() + RUN_MAX;
         let mut peak = 0;
         while !self.0.is_empty() {
+            interrupt::check()?;
             if Instant::now() > deadline {
                 bail!("did not end within {RUN_MAX:?}");
             }

@@ -22,12 +22,14 @@ use homelab_store::{Claim, Store, StoreUrl, Submitted, open};
 
 use super::{
     Scale,
+    durable::{Durable, file_system},
+    interrupt,
     measure::Span,
     report::{Chapter, Table, ms, ratio, significant},
 };
 use crate::{
     demo::Story,
-    postgres::{Cluster, PASSWORD, USER, as_postgres, run as run_program},
+    postgres::{Cluster, PASSWORD, USER, run as run_program},
 };
 
 /// Transactions that are committed for each job.
@@ -44,8 +46,8 @@ const LEASE: Duration = Duration::from_secs(600);
 const PGBENCH_SCRIPT: &str = "insert into raw (body) values (repeat('x', 400));\n";
 
 const METHOD: &str = "`homelab-store` in this process, three transactions a job: submit, claim, finish \
-with its event rows. PostgreSQL is a cluster of its own with `fsync = on` on the disk of `/tmp`; SQLite \
-lies on the same disk with WAL and `synchronous = FULL`. The limit is what `pgbench` commits in that very \
+with its event rows. PostgreSQL is a cluster of its own with `fsync = on` on a disk; SQLite \
+lies on the same one with WAL and `synchronous = FULL`. The limit is what `pgbench` commits in that very \
 cluster: one insert of a row of 400 bytes for each transaction, nothing else. A job costs three commits, \
 so a third of the raw rate is what nobody can pass; \"of the limit\" is the share of it.";
 
@@ -67,14 +69,16 @@ impl Rate {
 
 pub(super) fn measure(story: &Story, scale: Scale) -> anyhow::Result<Chapter> {
     let folder = tempfile::Builder::new().prefix("homelab-bench-").tempdir()?;
-    let cluster = story.step("a PostgreSQL with fsync", || durable_cluster(folder.path()))?;
+    let disk = file_system(folder.path())?;
+    let durable = story.step("a PostgreSQL with fsync", || Durable::start(folder.path()))?;
+    let cluster = durable.cluster();
     let raw = story.step("pgbench commits", || {
         cluster.sql("postgres", "create database raw");
         cluster.sql("raw", "create table raw (id bigserial primary key, body text not null)");
         let each = scale.pick(2_000, 300);
         Ok([
-            commits(&cluster, folder.path(), 1, each)?,
-            commits(&cluster, folder.path(), MANY, each / 2)?,
+            commits(cluster, folder.path(), 1, each)?,
+            commits(cluster, folder.path(), MANY, each / 2)?,
         ])
     })?;
     let runtime =
@@ -90,35 +94,7 @@ pub(super) fn measure(story: &Story, scale: Scale) -> anyhow::Result<Chapter> {
     let sqlite = story.step("jobs on SQLite", || {
         runtime.block_on(one_and_many(&StoreUrl::Sqlite(folder.path().join("store.db")), jobs))
     })?;
-    Ok(chapter(raw, postgres, sqlite))
-}
-
-/// A cluster whose commits survive a power cut, as a real one's do.
-fn durable_cluster(folder: &Path) -> anyhow::Result<Cluster> {
-    let cluster = Cluster::start("queue", folder);
-    let data = cluster.sql("postgres", "show data_directory");
-    let sockets = cluster.sql("postgres", "show unix_socket_directories");
-    let options = format!(
-        "-c port={} -c listen_addresses=127.0.0.1 -c unix_socket_directories={sockets} -c fsync=on \
-         -c synchronous_commit=on -c shared_buffers=128MB -c max_connections=40",
-        cluster.port()
-    );
-    run_program(as_postgres("pg_ctl").args([
-        "-D",
-        &data,
-        "-l",
-        &format!("{sockets}/log"),
-        "-w",
-        "-t",
-        "60",
-        "-m",
-        "fast",
-        "-o",
-        &options,
-        "restart",
-    ]));
-    ensure!(cluster.sql("postgres", "show fsync") == "on", "fsync is not on");
-    Ok(cluster)
+    Ok(chapter(&disk, raw, postgres, sqlite))
 }
 
 /// Raw commits a second.
@@ -169,6 +145,7 @@ async fn work(store: &dyn Store, each: u32, began: Instant) -> anyhow::Result<u3
         until: SystemClock.now() + LEASE,
     };
     for done in 0..each {
+        interrupt::check()?;
         if began.elapsed() > LOAD_MAX {
             return Ok(done);
         }
@@ -217,9 +194,9 @@ fn job() -> anyhow::Result<JobSpec> {
     })
 }
 
-fn chapter(raw: [f64; 2], postgres: [Rate; 2], sqlite: [Rate; 2]) -> Chapter {
+fn chapter(disk: &str, raw: [f64; 2], postgres: [Rate; 2], sqlite: [Rate; 2]) -> Chapter {
     let mut table = Table::new(
-        "Enqueue → claim → finish",
+        &format!("Enqueue → claim → finish, on {disk}"),
         [
             "store",
             "callers",

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use crate::{
     bench::{
         grpc::Way,
+        interrupt,
         measure::{cpu_of_family, forget_peak, memory, size_of},
         pipeline::Cost,
     },
@@ -91,6 +92,7 @@ impl Agent {
         steps.see("call and first sign of life");
         let mut stream = client.run_backup(request).await?.into_inner();
         while let Some(message) = stream.message().await? {
+            interrupt::check()?;
             match message.event {
                 Some(Event::Progress(progress)) => steps.see(&progress.step),
                 Some(Event::Snapshot(_)) => {
@@ -120,6 +122,7 @@ impl Agent {
         let request = RunDrillRequest { backup: BACKUP.to_owned(), ..RunDrillRequest::default() };
         let mut stream = client.run_drill(request).await?.into_inner();
         while let Some(message) = stream.message().await? {
+            interrupt::check()?;
             match message.event {
                 Some(Event::Progress(_)) => (),
                 Some(Event::Report(report)) => return Ok(report),
