@@ -3,7 +3,7 @@
 //! A run is in the store before its agent hears of it, under an id that the agent knows it by: so a
 //! reply that was lost, a controller that was killed and a call that came twice all end in asking
 //! for the same run again. What is due decides [`plan`], purely; what an agent says goes through one
-//! [`follow`]er per run into the store. How old a backup is, is measured from the newest verified
+//! follower per run into the store. How old a backup is, is measured from the newest verified
 //! snapshot that its [`repository`] was seen to hold, never from runs that ended well.
 
 pub mod agents;

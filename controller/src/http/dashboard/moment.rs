@@ -140,7 +140,7 @@ impl fmt::Display for Gauge {
     }
 }
 
-/// Its figures are written by [`bytes`] and [`percent`].
+/// Its figures are written by `bytes` and `percent`.
 impl HtmlSafe for Gauge {}
 
 /// `42 s`, `5 min`, `3 h`, `2 d`: one unit, rounded down; the browser's script does the same.
