@@ -172,7 +172,9 @@ fn lists_are_paged() {
     let pool = pool();
     // Lists that are small by nature: bounded by the site file or by what one host has.
     let small = [
+        "ListBackupCopies",
         "ListDevices",
+        "ListMaintenanceWindows",
         "ListModels",
         "ListPhases",
         "ListSchedules",

@@ -15,7 +15,7 @@ use homelab_proto::controller::v1 as pb;
 use homelab_rpc::{
     guard::request_id,
     peer::Peer,
-    status::{Failure, Reason, fail},
+    status::{Failure, Reason, fail, not_built_yet},
 };
 use homelab_store::{PageRequest, RunFilter, StoreError};
 use pb::backup_schedule_service_server::BackupScheduleService;
@@ -222,6 +222,97 @@ impl BackupScheduleService for BackupScheduleApi {
         let call = request_id(&request).to_owned();
         self.restore(request.into_inner(), &call).await.map(Response::new)
     }
+
+    async fn list_maintenance_windows(
+        &self,
+        _request: Request<pb::ListMaintenanceWindowsRequest>,
+    ) -> Result<Response<pb::ListMaintenanceWindowsResponse>, Status> {
+        Err(unbuilt("ListMaintenanceWindows"))
+    }
+
+    async fn plan_backup_retention(
+        &self,
+        _request: Request<pb::PlanBackupRetentionRequest>,
+    ) -> Result<Response<pb::PlanBackupRetentionResponse>, Status> {
+        Err(unbuilt("PlanBackupRetention"))
+    }
+
+    async fn apply_backup_retention(
+        &self,
+        _request: Request<pb::ApplyBackupRetentionRequest>,
+    ) -> Result<Response<pb::ApplyBackupRetentionResponse>, Status> {
+        Err(unbuilt("ApplyBackupRetention"))
+    }
+
+    async fn acknowledge_brake(
+        &self,
+        _request: Request<pb::AcknowledgeBrakeRequest>,
+    ) -> Result<Response<pb::AcknowledgeBrakeResponse>, Status> {
+        Err(unbuilt("AcknowledgeBrake"))
+    }
+
+    async fn list_backup_copies(
+        &self,
+        _request: Request<pb::ListBackupCopiesRequest>,
+    ) -> Result<Response<pb::ListBackupCopiesResponse>, Status> {
+        Err(unbuilt("ListBackupCopies"))
+    }
+
+    async fn list_drill_evidence(
+        &self,
+        _request: Request<pb::ListDrillEvidenceRequest>,
+    ) -> Result<Response<pb::ListDrillEvidenceResponse>, Status> {
+        Err(unbuilt("ListDrillEvidence"))
+    }
+
+    async fn verify_drill_evidence(
+        &self,
+        _request: Request<pb::VerifyDrillEvidenceRequest>,
+    ) -> Result<Response<pb::VerifyDrillEvidenceResponse>, Status> {
+        Err(unbuilt("VerifyDrillEvidence"))
+    }
+
+    async fn explain_access(
+        &self,
+        _request: Request<pb::ExplainAccessRequest>,
+    ) -> Result<Response<pb::ExplainAccessResponse>, Status> {
+        Err(unbuilt("ExplainAccess"))
+    }
+
+    async fn get_recovery_kit(
+        &self,
+        _request: Request<pb::GetRecoveryKitRequest>,
+    ) -> Result<Response<pb::GetRecoveryKitResponse>, Status> {
+        Err(unbuilt("GetRecoveryKit"))
+    }
+
+    async fn record_kit_proof(
+        &self,
+        _request: Request<pb::RecordKitProofRequest>,
+    ) -> Result<Response<pb::RecordKitProofResponse>, Status> {
+        Err(unbuilt("RecordKitProof"))
+    }
+
+    async fn get_strategy(
+        &self,
+        _request: Request<pb::GetStrategyRequest>,
+    ) -> Result<Response<pb::GetStrategyResponse>, Status> {
+        Err(unbuilt("GetStrategy"))
+    }
+
+    type PushBackGitStream = Answers<pb::PushBackGitResponse>;
+
+    async fn push_back_git(
+        &self,
+        _request: Request<pb::PushBackGitRequest>,
+    ) -> Result<Response<Self::PushBackGitStream>, Status> {
+        Err(unbuilt("PushBackGit"))
+    }
+}
+
+/// The guard answers for these before they are reached.
+fn unbuilt(method: &str) -> Status {
+    not_built_yet(method, "wait for the next version")
 }
 
 impl IntoStatus for StartError {

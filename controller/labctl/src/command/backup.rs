@@ -121,6 +121,7 @@ async fn drill(lab: &Lab, args: DrillArgs) -> Result<Exit, Failure> {
         validate_only: lab.global.dry_run,
         backup: args.backup.clone(),
         snapshot_id: args.snapshot.unwrap_or_default(),
+        repository: String::new(),
     };
     let action = format!("start a drill of {}", args.backup);
     let answer: StartDrillResponse = lab.call(&action, call::START_DRILL, request).await?;

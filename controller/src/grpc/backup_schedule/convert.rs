@@ -34,6 +34,7 @@ pub(super) fn schedule(view: &ScheduleView) -> pb::Schedule {
             .map(|paused| format!("{}, by {} at {}", paused.reason, paused.by, paused.at))
             .unwrap_or_default(),
         rpo: Some(span_message(backup.rpo)),
+        ..pb::Schedule::default()
     }
 }
 
@@ -83,6 +84,7 @@ pub(super) fn risk(risk: &BackupRisk) -> pb::BackupRisk {
         rto_median: risk.rto_median.map(span_message),
         rto_95: risk.rto_95.map(span_message),
         gaps: risk.gaps.iter().map(|gap| gap.because.message.clone()).collect(),
+        ..pb::BackupRisk::default()
     }
 }
 

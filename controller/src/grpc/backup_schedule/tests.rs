@@ -145,6 +145,7 @@ async fn a_drill_restores_into_the_target_of_the_site_file() {
         validate_only: false,
         backup: "wiki".to_owned(),
         snapshot_id: "abcdef0123".to_owned(),
+        repository: String::new(),
     };
     lab.api.start_drill(lab.as_ada(request)).await.expect("started");
     let last = lab.watch(9).await.pop().expect("the end");
@@ -267,6 +268,7 @@ async fn schedules_show_when_who_and_why() {
         lab.as_ada(pb::PauseScheduleRequest {
             backup: "wiki".to_owned(),
             reason: reason.to_owned(),
+            until: None,
         })
     };
     let status = lab.api.pause_schedule(pause(" ")).await.expect_err("no reason");

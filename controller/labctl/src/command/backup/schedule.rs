@@ -26,7 +26,8 @@ pub(super) async fn run(lab: &Lab, command: ScheduleCommand) -> Result<Exit, Fai
         }
         ScheduleCommand::Pause(args) => {
             let action = format!("pause the schedule of {}", args.backup);
-            let request = PauseScheduleRequest { backup: args.backup, reason: args.reason };
+            let request =
+                PauseScheduleRequest { backup: args.backup, reason: args.reason, until: None };
             let answer: PauseScheduleResponse =
                 lab.call(&action, call::PAUSE_SCHEDULE, request).await?;
             lab.print(call::PAUSE_SCHEDULE, &answer, || {
