@@ -201,7 +201,7 @@ impl Agent {
         let work = Work::Drill {
             backup: planned.backup.name.clone(),
             snapshot: request.snapshot.clone(),
-            target: planned.target.name.clone(),
+            target: planned.target.name().clone(),
         };
         if let Some(watched) = self.runs.find(run, &work)? {
             return Ok(watched);
@@ -336,7 +336,8 @@ impl Agent {
         let snapshot =
             self.snapshot(&backup.repository, Some(&backup.name), &request.snapshot).await?;
         let repository = Arc::clone(&backup.repository);
-        Ok(Drill { run, snapshot, repository, target: target.clone() })
+        let clock = Arc::clone(&self.clock);
+        Ok(Drill { run, snapshot, repository, target: target.clone(), clock })
     }
 }
 

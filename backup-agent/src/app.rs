@@ -1,5 +1,7 @@
 //! The daemon, put together: the one place that says what is real.
 
+mod parts;
+
 use std::{
     fs::{self, DirBuilder},
     io,
@@ -27,14 +29,13 @@ use homelab_rpc::{
 use crate::{
     agent::{Agent, Declared, Kept},
     backup::Backup,
-    config::{Config, RepositoryConfig, ServerConfig},
-    drill::Target,
+    config::{Config, RepositoryConfig},
     journal::Journal,
     repository::{Repository, identity::Place, restic::ResticRepository},
     runs::Runs,
     service::{Backups, NOT_BUILT},
-    source::postgres::{PostgresSource, Server, Tools},
 };
+use parts::Parts;
 
 /// What the daemon needs of the world.
 #[derive(Clone, Debug)]
@@ -145,13 +146,7 @@ pub fn repository(
 }
 
 fn agent(config: &Config, deps: &Deps, runs: Runs, scratch: PathBuf) -> Result<Agent, StartError> {
-    let tools = Tools {
-        exec: Arc::clone(&deps.exec),
-        clock: Arc::clone(&deps.clock),
-        clients: config.clients.clone(),
-        scratch,
-        limits: config.limits,
-    };
+    let parts = Parts::new(config, deps, scratch);
     let mut agent = Agent {
         backups: std::collections::BTreeMap::new(),
         repositories: std::collections::BTreeMap::new(),
@@ -167,26 +162,14 @@ fn agent(config: &Config, deps: &Deps, runs: Runs, scratch: PathBuf) -> Result<A
         agent.repositories.insert(entry.name.clone(), kept);
     }
     for entry in &config.targets {
-        let target = Target {
-            name: entry.name.clone(),
-            server: server(&entry.server, || format!("drill target `{}`", entry.name))?,
-            database: entry.server.database.clone(),
-            owner: config.host.clone(),
-            tools: tools.clone(),
-        };
-        agent.targets.insert(entry.name.clone(), target);
+        agent.targets.insert(entry.name.clone(), parts.target(entry)?);
     }
     for entry in &config.backups {
         // The configuration was checked: each backup names a repository that is there.
         let Some(kept) = agent.repositories.get(&entry.repository) else { continue };
-        let source = PostgresSource {
-            server: server(&entry.server, || format!("backup `{}`", entry.name))?,
-            database: entry.server.database.clone(),
-            tools: tools.clone(),
-        };
         let backup = Backup {
             name: entry.name.clone(),
-            source: Arc::new(source),
+            source: parts.source(entry)?,
             repository: Arc::clone(&kept.repository),
         };
         let declared = Declared { backup, drill_target: entry.drill_target.clone() };
@@ -195,19 +178,11 @@ fn agent(config: &Config, deps: &Deps, runs: Runs, scratch: PathBuf) -> Result<A
     Ok(agent)
 }
 
-fn server(config: &ServerConfig, of: impl Fn() -> String) -> Result<Server, StartError> {
-    let password = config.password.as_ref().map(|source| load(source, of)).transpose()?;
-    Ok(Server {
-        host: config.host.clone(),
-        port: config.port,
-        user: config.user.clone(),
-        password,
-        tls_mode: config.tls_mode.clone(),
-        tls_root: config.tls_root.clone(),
-    })
-}
-
-fn load(source: &SecretSource, of: impl Fn() -> String) -> Result<Secret<String>, StartError> {
+/// A secret, with whose it is should it be missing.
+pub(crate) fn load(
+    source: &SecretSource,
+    of: impl Fn() -> String,
+) -> Result<Secret<String>, StartError> {
     source.load().map_err(|source| StartError::Secret { of: of(), source })
 }
 

@@ -13,10 +13,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     blocking,
     ids::{Name, RunId},
-    manifest::{FILE_NAME as MANIFEST, Manifest, TableKind},
+    manifest::{FILE_NAME as MANIFEST, Manifest},
     progress::{Progress, Stage},
-    repository::{Intent, Repository, RepositoryError, Snapshot, Stored, identity::GuardError},
-    source::{Capture, Context, Source, SourceError, postgres::DATABASE_FILE},
+    repository::{
+        Intent, Repository, RepositoryError, Snapshot, Stored, Summary, identity::GuardError,
+    },
+    source::{Capture, Context, Source, SourceError},
     stream::Gauge,
 };
 
@@ -67,18 +69,13 @@ pub enum BackupError {
         #[source]
         source: RepositoryError,
     },
-    /// The dump does not fit what was counted.
-    #[error(
-        "the dump of `{backup}` has {bytes} bytes, yet the database held {rows} rows at that \
-         moment; nothing of it was kept; look at what pg_dump is given to read"
-    )]
+    /// What was stored does not fit what was counted.
+    #[error("what was stored of `{backup}` cannot be all of it: {why}; nothing of it was kept")]
     Implausible {
         /// The backup.
         backup: Name,
-        /// Of the dump.
-        bytes: u64,
-        /// By the manifest.
-        rows: u64,
+        /// What does not fit, and what to look at.
+        why: String,
     },
     /// Somebody cancelled it.
     #[error("backup `{backup}` was cancelled; nothing of it was kept")]
@@ -202,7 +199,11 @@ impl Backup {
             never = report(&gauges, progress) => match never {},
         };
         match (stored, completed) {
-            (Ok(stored), Ok(manifest)) => Ok((stored, manifest)),
+            (Ok(mut stored), Ok(manifest)) => {
+                let items = manifest.contents.items();
+                stored.summary = Summary { items, warnings: manifest.warnings.clone() };
+                Ok((stored, manifest))
+            }
             (stored, _) if cancel.is_cancelled() => {
                 if stored.is_ok() {
                     self.discard(run).await;
@@ -227,8 +228,8 @@ impl Backup {
         progress: &Progress,
         cancel: &CancellationToken,
     ) -> Result<Snapshot, BackupError> {
-        if let Some((bytes, rows)) = implausible(stored, manifest) {
-            return Err(BackupError::Implausible { backup: self.name.clone(), bytes, rows });
+        if let Some(why) = manifest.contents.implausible(&stored.files) {
+            return Err(BackupError::Implausible { backup: self.name.clone(), why });
         }
         let repository = Arc::clone(&self.repository);
         let (stored, progress, token) = (stored.clone(), progress.clone(), cancel.clone());
@@ -268,14 +269,4 @@ async fn report(gauges: &[Gauge], progress: &Progress) -> std::convert::Infallib
         ticks.tick().await;
         progress.done(gauges.iter().map(Gauge::bytes).sum());
     }
-}
-
-/// Every row takes at least a line break in a plain dump: fewer bytes than rows
-/// cannot be all of them.
-fn implausible(stored: &Stored, manifest: &Manifest) -> Option<(u64, u64)> {
-    let dump = stored.files.iter().find(|file| file.name == DATABASE_FILE)?;
-    let dumped = |kind| kind == TableKind::Table;
-    let tables = manifest.postgres.tables.iter().filter(|table| dumped(table.kind));
-    let rows = tables.map(|table| table.rows).sum();
-    (dump.bytes == 0 || dump.bytes < rows).then_some((dump.bytes, rows))
 }

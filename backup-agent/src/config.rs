@@ -16,18 +16,28 @@ use uuid::Uuid;
 
 use crate::{
     ids::Name,
-    repository::{identity::MountRule, mount::NETWORK_FILESYSTEMS},
-    source::postgres::Limits,
+    repository::{SourceKind, identity::MountRule, mount::NETWORK_FILESYSTEMS},
+    source::postgres::config::{PostgresConfig, ServerConfig, ToolsConfig},
 };
 
 /// Where the file stands unless another one is named.
 pub const PATH: &str = "/etc/homelab/backup-agent.toml";
 
-/// Where Debian puts each major version of PostgreSQL's programs.
-const CLIENTS: &str = "/usr/lib/postgresql";
+/// What `source` may say.
+const SOURCES: [(&str, SourceKind); 1] = [("postgres", SourceKind::Postgres)];
 
-/// The modes of libpq (postgresql.org/docs/current/libpq-ssl.html).
-const TLS_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+/// What `kind` of a drill target may say.
+const PLACES: [(&str, PlaceKind); 2] =
+    [("postgres", PlaceKind::Postgres), ("folder", PlaceKind::Folder)];
+
+/// A night.
+const FOLDER_RUN_MAX: Duration = Duration::from_secs(12 * 3600);
+
+#[derive(Clone, Copy, PartialEq)]
+enum PlaceKind {
+    Postgres,
+    Folder,
+}
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -36,10 +46,8 @@ pub struct Config {
     pub daemon: DaemonConfig,
     /// This host's name in snapshots.
     pub host: String,
-    /// Where PostgreSQL's programs are.
-    pub clients: PathBuf,
-    /// Bounds on them.
-    pub limits: Limits,
+    /// `[postgres]`.
+    pub postgres: ToolsConfig,
     /// `[[repository]]`.
     pub repositories: Vec<RepositoryConfig>,
     /// `[[backup]]`.
@@ -63,45 +71,51 @@ pub struct RepositoryConfig {
     pub mount: Option<MountRule>,
 }
 
-/// How to reach a PostgreSQL server.
-#[derive(Clone, Debug)]
-pub struct ServerConfig {
-    /// Host name, address, or folder of a Unix socket.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// Role.
-    pub user: String,
-    /// Its password.
-    pub password: Option<SecretSource>,
-    /// Database.
-    pub database: String,
-    /// libpq's `sslmode`.
-    pub tls_mode: Option<String>,
-    /// Certificates to check the server's against.
-    pub tls_root: Option<PathBuf>,
-}
-
-/// One backup of a PostgreSQL database.
+/// One backup.
 #[derive(Clone, Debug)]
 pub struct BackupConfig {
     /// Its name.
     pub name: Name,
     /// Where it is stored.
     pub repository: Name,
-    /// What is dumped.
-    pub server: ServerConfig,
+    /// What is backed up.
+    pub source: SourceConfig,
     /// Where it is drilled.
     pub drill_target: Option<Name>,
 }
 
-/// One server to drill on.
+/// What is backed up, by `source`.
+#[derive(Clone, Debug)]
+pub enum SourceConfig {
+    /// A PostgreSQL database.
+    Postgres(PostgresConfig),
+}
+
+/// One place to drill in.
 #[derive(Clone, Debug)]
 pub struct TargetConfig {
     /// Its name.
     pub name: Name,
-    /// How to reach it; the database is one to make others from.
-    pub server: ServerConfig,
+    /// What it is.
+    pub place: PlaceConfig,
+}
+
+/// A place to drill in, by `kind`.
+#[derive(Clone, Debug)]
+pub enum PlaceConfig {
+    /// A server; the database is one to make others from.
+    Postgres(ServerConfig),
+    /// A folder.
+    Folder(FolderConfig),
+}
+
+/// A folder to drill in.
+#[derive(Clone, Debug)]
+pub struct FolderConfig {
+    /// The folder. Everything that a drill makes is below it.
+    pub path: PathBuf,
+    /// Whatever takes longer is ended.
+    pub run_max: Duration,
 }
 
 impl Config {
@@ -127,13 +141,7 @@ impl Config {
         let root = document.root();
         let daemon = DaemonConfig::read(&root, Kind::BackupAgent);
         let host = root.or("host", host_name(), parse::string);
-        let postgres = root.table("postgres");
-        let default = Limits::default();
-        let clients = postgres.or("clients", CLIENTS.into(), parse::path);
-        let limits = Limits {
-            run_max: postgres.or("run-max", default.run_max, parse::duration),
-            lock_wait: postgres.or("lock-wait", default.lock_wait, parse::duration),
-        };
+        let postgres = ToolsConfig::read(&root.table("postgres"));
         let (repositories, targets) = (root.tables("repository"), root.tables("drill-target"));
         let known = Known { repositories: names(&repositories), targets: names(&targets) };
         let repositories: Vec<_> = repositories.iter().map(repository).collect();
@@ -148,8 +156,7 @@ impl Config {
             Some(Self {
                 daemon,
                 host,
-                clients,
-                limits,
+                postgres,
                 repositories: repositories.into_iter().collect::<Option<_>>()?,
                 backups: backups.into_iter().collect::<Option<_>>()?,
                 targets: targets.into_iter().collect::<Option<_>>()?,
@@ -211,42 +218,34 @@ fn repository(section: &Section<'_>) -> Option<RepositoryConfig> {
     Some(RepositoryConfig { name: name?, path, id: id?, password: password?, mount })
 }
 
-fn server(section: &Section<'_>, database: Option<String>) -> Option<ServerConfig> {
-    let host = section.required("host", parse::string);
-    let port = section.or("port", 5432, parse::integer(1..=u16::MAX));
-    let user = section.required("user", parse::string);
-    let password = section.optional("password", parse::secret_source);
-    let modes = TLS_MODES.map(|mode| (mode, mode.to_owned()));
-    let tls_mode = section.optional("tls-mode", parse::word(&modes));
-    let tls_root = section.optional("tls-root", parse::path);
-    Some(ServerConfig {
-        host: host?,
-        port,
-        user: user?,
-        password,
-        database: database?,
-        tls_mode,
-        tls_root,
-    })
-}
-
 fn backup(section: &Section<'_>, known: &Known) -> Option<BackupConfig> {
     let name = section.required("name", name);
-    // The word stands in the file so that other sources need no new form.
-    let source = section.required("source", parse::word(&[("postgres", ())]));
+    let kind = section.required("source", parse::word(&SOURCES));
     let repository = section.required("repository", one_of(&known.repositories));
-    let database = section.required("database", parse::string);
     let drill_target = section.optional("drill-target", one_of(&known.targets));
-    let server = server(section, database);
-    source?;
-    Some(BackupConfig { name: name?, repository: repository?, server: server?, drill_target })
+    let source = match kind? {
+        SourceKind::Postgres => SourceConfig::Postgres(PostgresConfig::read(section)?),
+        // The words above are those of the kinds that are built.
+        _ => return None,
+    };
+    Some(BackupConfig { name: name?, repository: repository?, source, drill_target })
 }
 
 fn target(section: &Section<'_>) -> Option<TargetConfig> {
     let name = section.required("name", name);
-    let database = section.or("database", "postgres".to_owned(), parse::string);
-    let server = server(section, Some(database));
-    Some(TargetConfig { name: name?, server: server? })
+    let kind = section.or("kind", PlaceKind::Postgres, parse::word(&PLACES));
+    let place = match kind {
+        PlaceKind::Postgres => {
+            let database = section.or("database", "postgres".to_owned(), parse::string);
+            PlaceConfig::Postgres(ServerConfig::read(section, Some(database))?)
+        }
+        PlaceKind::Folder => {
+            let path = section.required("path", parse::path);
+            let run_max = section.or("run-max", FOLDER_RUN_MAX, parse::duration);
+            PlaceConfig::Folder(FolderConfig { path: path?, run_max })
+        }
+    };
+    Some(TargetConfig { name: name?, place })
 }
 
 fn refuse_repeated(root: &Section<'_>, key: &str, names: &[Name]) {
@@ -278,30 +277,44 @@ impl fmt::Display for Config {
         writeln!(f, "grace = \"{}\"", parse::show_duration(*grace))?;
         writeln!(f, "host = \"{}\"", self.host)?;
         writeln!(f, "\n[log]\nlevel = \"{}\"", log.level)?;
-        writeln!(f, "\n[postgres]\nclients = \"{}\"", self.clients.display())?;
-        writeln!(f, "run-max = \"{}\"", show(self.limits.run_max))?;
-        writeln!(f, "lock-wait = \"{}\"", show(self.limits.lock_wait))?;
+        write!(f, "\n[postgres]\n{}", self.postgres)?;
         for repository in &self.repositories {
             write_repository(f, repository)?;
         }
         for backup in &self.backups {
-            writeln!(f, "\n[[backup]]\nname = \"{}\"\nsource = \"postgres\"", backup.name)?;
+            writeln!(f, "\n[[backup]]\nname = \"{}\"", backup.name)?;
             writeln!(f, "repository = \"{}\"", backup.repository)?;
             if let Some(target) = &backup.drill_target {
                 writeln!(f, "drill-target = \"{target}\"")?;
             }
-            write_server(f, &backup.server)?;
+            write!(f, "{}", backup.source)?;
         }
         for target in &self.targets {
             writeln!(f, "\n[[drill-target]]\nname = \"{}\"", target.name)?;
-            write_server(f, &target.server)?;
+            write!(f, "{}", target.place)?;
         }
         Ok(())
     }
 }
 
-fn show(duration: Duration) -> String {
-    parse::show_duration(duration)
+impl fmt::Display for SourceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Postgres(config) => write!(f, "source = \"postgres\"\n{config}"),
+        }
+    }
+}
+
+impl fmt::Display for PlaceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Postgres(server) => write!(f, "kind = \"postgres\"\n{server}"),
+            Self::Folder(FolderConfig { path, run_max }) => {
+                writeln!(f, "kind = \"folder\"\npath = \"{}\"", path.display())?;
+                writeln!(f, "run-max = \"{}\"", parse::show_duration(*run_max))
+            }
+        }
+    }
 }
 
 fn write_repository(f: &mut fmt::Formatter<'_>, repository: &RepositoryConfig) -> fmt::Result {
@@ -311,21 +324,6 @@ fn write_repository(f: &mut fmt::Formatter<'_>, repository: &RepositoryConfig) -
     let Some(mount) = &repository.mount else { return writeln!(f, "require-mount = false") };
     writeln!(f, "require-mount = true\nmount-point = \"{}\"", mount.mount_point.display())?;
     writeln!(f, "filesystems = {:?}", mount.filesystems)
-}
-
-fn write_server(f: &mut fmt::Formatter<'_>, server: &ServerConfig) -> fmt::Result {
-    writeln!(f, "host = \"{}\"\nport = {}", server.host, server.port)?;
-    writeln!(f, "user = \"{}\"\ndatabase = \"{}\"", server.user, server.database)?;
-    if let Some(password) = &server.password {
-        writeln!(f, "password = \"{password}\"")?;
-    }
-    if let Some(mode) = &server.tls_mode {
-        writeln!(f, "tls-mode = \"{mode}\"")?;
-    }
-    match &server.tls_root {
-        Some(root) => writeln!(f, "tls-root = \"{}\"", root.display()),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -340,7 +338,8 @@ mod tests {
         let mount = config.repositories[0].mount.as_ref().expect("a rule");
         assert_eq!(mount.mount_point, Path::new("/mnt/backup"));
         assert!(mount.filesystems.contains(&"nfs4".to_owned()));
-        assert_eq!(config.targets[0].server.database, "postgres");
+        let PlaceConfig::Postgres(server) = &config.targets[0].place else { panic!("a server") };
+        assert_eq!(server.database, "postgres");
     }
 
     #[test]

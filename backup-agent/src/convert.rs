@@ -19,12 +19,12 @@ use crate::{
     drill::{self, Verdict},
     failure::Failure,
     ids::{Name, RunId},
-    manifest::{Contents, Manifest},
+    manifest::{Contents, FILE_NAME as MANIFEST, Manifest},
     progress::Step,
     repository::{Snapshot, SourceKind, StoredFile, identity::GuardError},
     restore::Restored,
     runs::Refused,
-    source::postgres::DATABASE_FILE,
+    source::postgres::{DATABASE_FILE, manifest::PostgresContents},
     verify::Verification,
 };
 
@@ -84,22 +84,18 @@ pub fn backed(repository: &Name, backed: &Backed) -> pb::Snapshot {
 /// A snapshot, without its manifest.
 #[must_use]
 pub fn snapshot(repository: &Name, snapshot: &Snapshot) -> pb::Snapshot {
-    let SourceKind::Postgres = snapshot.kind;
     pb::Snapshot {
         id: snapshot.id.to_string(),
         backup: snapshot.backup.to_string(),
         repository: repository.to_string(),
-        source_kind: pb::SourceKind::Postgres.into(),
+        source_kind: source_kind(snapshot.kind).into(),
         host: snapshot.host.clone(),
         run_id: snapshot.run.to_string(),
         taken_at: Some(to_proto(snapshot.taken_at)),
         verified_at: Some(to_proto(snapshot.verified_at)),
         source_bytes: snapshot.source_bytes(),
         stored_bytes: snapshot.added_bytes,
-        sha256: snapshot
-            .file(DATABASE_FILE)
-            .map(|file| file.sha256.to_string())
-            .unwrap_or_default(),
+        sha256: main_file(snapshot).map(|file| file.sha256.to_string()).unwrap_or_default(),
         elapsed: Some(duration(snapshot.elapsed)),
         manifest: None,
         files: snapshot
@@ -108,6 +104,12 @@ pub fn snapshot(repository: &Name, snapshot: &Snapshot) -> pb::Snapshot {
             .map(|file| stored_file(snapshot.path_of(&file.name), file))
             .collect(),
     }
+}
+
+/// The file that matters most: the largest, the manifest aside.
+fn main_file(snapshot: &Snapshot) -> Option<&StoredFile> {
+    let files = snapshot.files.iter().filter(|file| file.name != MANIFEST);
+    snapshot.file(DATABASE_FILE).or_else(|| files.max_by_key(|file| file.bytes))
 }
 
 /// What a verification found.
@@ -159,8 +161,8 @@ pub fn drill(report: &drill::Report) -> pb::DrillReport {
         restore_elapsed: Some(duration(report.restore_elapsed)),
         elapsed: Some(duration(report.elapsed)),
         finished_at: Some(to_proto(report.finished_at)),
-        tables: report.tables,
-        rows: report.rows,
+        tables: u32::try_from(report.count("tables")).unwrap_or(u32::MAX),
+        rows: report.count("rows"),
         backup: report.backup.to_string(),
     }
 }
@@ -244,10 +246,25 @@ fn stored_file(path: String, file: &StoredFile) -> pb::SnapshotFile {
 }
 
 fn manifest(manifest: &Manifest) -> pb::Manifest {
-    pb::Manifest { postgres: Some(postgres(&manifest.postgres, &manifest.dump_version)) }
+    let mut message = pb::Manifest::default();
+    match &manifest.contents {
+        Contents::Postgres(contents) => message.postgres = Some(postgres(contents)),
+    }
+    message
 }
 
-fn postgres(contents: &Contents, dump_version: &str) -> pb::PostgresManifest {
+const fn source_kind(kind: SourceKind) -> pb::SourceKind {
+    match kind {
+        SourceKind::Postgres => pb::SourceKind::Postgres,
+        SourceKind::Vaultwarden => pb::SourceKind::Vaultwarden,
+        SourceKind::Git => pb::SourceKind::Git,
+        SourceKind::Opnsense => pb::SourceKind::Opnsense,
+        SourceKind::Zfs => pb::SourceKind::Zfs,
+        SourceKind::Files => pb::SourceKind::Files,
+    }
+}
+
+fn postgres(contents: &PostgresContents) -> pb::PostgresManifest {
     let tables = contents.tables.iter().map(|table| pb::PostgresTable {
         name: table.name.clone(),
         rows: table.rows,
@@ -273,7 +290,7 @@ fn postgres(contents: &Contents, dump_version: &str) -> pb::PostgresManifest {
             .collect(),
         roles: contents.roles.clone(),
         schema_hash: contents.schema_hash().to_string(),
-        dump_version: dump_version.to_owned(),
+        dump_version: contents.dump_version.clone(),
     }
 }
 

@@ -1,55 +1,90 @@
 //! A test restore that proves something.
 //!
-//! A verified snapshot is restored into a scratch database of a *second* server and
-//! compared with its manifest. The second server is told from the source by its
-//! system identifier, never by its address. Everything the drill makes there is named
-//! after the run and marked by a comment, and only what carries both is ever removed.
+//! A verified snapshot is restored into a place that is only there for that, looked at
+//! with the tools of its kind, and compared with its manifest. What is wrong with the
+//! *place* (no room, no connection, a program that is missing) leaves it open whether
+//! the backup is good; only what is wrong with the backup fails the drill. Everything
+//! that a drill makes is named after its run and marked, and only what carries both
+//! is ever removed.
 
-mod scratch;
+pub mod folder;
+pub mod postgres;
 
 use std::{
-    io::Write,
+    io,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use homelab_common::{error_chain::Chain, exec::Killer};
+use homelab_common::{clock::Clock, error_chain::Chain, exec::Killer};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     blocking,
     ids::{Name, RunId, SnapshotId},
-    manifest::{self, Contents, FILE_NAME as MANIFEST, Manifest},
+    manifest::{FILE_NAME as MANIFEST, Manifest},
     progress::{Progress, Stage},
-    repository::{Repository, RepositoryError, Snapshot},
-    source::postgres::{
-        DATABASE_FILE, PostgresError, Server, Tools,
-        access::Access,
-        contents,
-        session::Session,
-        version::{Client, Clients},
-    },
+    repository::{Repository, RepositoryError, Snapshot, SourceKind},
+    source::SourceError,
 };
-use scratch::Scratch;
-pub use scratch::{MARKER, PREFIX, sweep};
+use folder::FolderTarget;
+use postgres::PostgresTarget;
 
 /// Findings that are given; more would not be read.
 const FINDINGS_MAX: usize = 100;
 
-/// A server to restore into.
+/// Where to restore.
 #[derive(Clone, Debug)]
-pub struct Target {
-    /// Its name.
-    pub name: Name,
-    /// How to reach it, as a superuser: a restore gives objects to their owners.
-    pub server: Server,
-    /// A database to connect to for making others.
-    pub database: String,
-    /// This host: what it makes there carries the name.
-    pub owner: String,
-    /// What runs and where.
-    pub tools: Tools,
+pub enum Target {
+    /// A PostgreSQL server, for databases.
+    Postgres(PostgresTarget),
+    /// A folder, for all that consists of files.
+    Folder(FolderTarget),
+}
+
+impl Target {
+    /// Its name in the configuration.
+    #[must_use]
+    pub const fn name(&self) -> &Name {
+        match self {
+            Self::Postgres(target) => &target.name,
+            Self::Folder(target) => &target.name,
+        }
+    }
+
+    fn inspect(&self, work: &Work<'_>, manifest: &Manifest) -> Result<String, DrillError> {
+        match self {
+            Self::Postgres(target) => target.inspect(work, manifest),
+            Self::Folder(target) => target.inspect(work, manifest),
+        }
+    }
+
+    fn show(&self, work: &Work<'_>, manifest: &Manifest) -> Result<Shown, DrillError> {
+        match self {
+            Self::Postgres(target) => target.show(work, manifest),
+            Self::Folder(target) => target.show(work, manifest),
+        }
+    }
+}
+
+/// Removes what drills left on the target whose run `is_alive` denies. Blocks. Gives
+/// what was removed.
+///
+/// # Errors
+///
+/// The target cannot be used.
+pub fn sweep(
+    target: &Target,
+    sweeper: RunId,
+    is_alive: impl Fn(RunId) -> bool,
+) -> Result<Vec<String>, DrillError> {
+    match target {
+        Target::Postgres(target) => postgres::sweep(target, sweeper, is_alive)
+            .map_err(|source| target_error(&target.name, source)),
+        Target::Folder(target) => target.sweep(is_alive),
+    }
 }
 
 /// What to drill.
@@ -63,6 +98,8 @@ pub struct Drill {
     pub repository: Arc<dyn Repository>,
     /// Where it is restored.
     pub target: Target,
+    /// Tells how old the snapshot is.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// What a drill showed.
@@ -80,6 +117,51 @@ pub enum Verdict {
         /// A sentence each.
         because: Vec<String>,
     },
+}
+
+impl Verdict {
+    /// Passed, unless something differs.
+    #[must_use]
+    pub fn of(differences: Vec<String>) -> Self {
+        if differences.is_empty() { Self::Passed } else { Self::Failed { differences } }
+    }
+
+    fn shortened(mut self) -> Self {
+        match &mut self {
+            Self::Passed => {}
+            Self::Failed { differences: texts } | Self::Unverified { because: texts } => {
+                texts.truncate(FINDINGS_MAX);
+            }
+        }
+        self
+    }
+}
+
+/// How many of something were compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// What, in the plural: `rows`, `attachments`, `refs`.
+    pub what: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
+/// What a target showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// What it showed.
+    pub verdict: Verdict,
+    /// The restore alone, until the thing could be used.
+    pub restore_elapsed: Duration,
+    /// What was compared; empty when nothing was.
+    pub compared: Vec<Compared>,
+}
+
+impl Shown {
+    fn unverified(because: Vec<String>) -> Self {
+        let verdict = Verdict::Unverified { because };
+        Self { verdict, restore_elapsed: Duration::ZERO, compared: Vec::new() }
+    }
 }
 
 /// The evidence of a drill. It belongs to one snapshot and says how old that was:
@@ -102,10 +184,17 @@ pub struct Report {
     pub elapsed: Duration,
     /// When it ended.
     pub finished_at: Timestamp,
-    /// Tables compared.
-    pub tables: u32,
-    /// Rows compared.
-    pub rows: u64,
+    /// What was compared.
+    pub compared: Vec<Compared>,
+}
+
+impl Report {
+    /// How many of this were compared.
+    #[must_use]
+    pub fn count(&self, what: &str) -> u64 {
+        let fitting = self.compared.iter().filter(|compared| compared.what == what);
+        fitting.map(|compared| compared.count).sum()
+    }
 }
 
 /// Why a drill could not be done.
@@ -151,11 +240,45 @@ pub enum DrillError {
         target: Name,
         /// Why.
         #[source]
-        source: PostgresError,
+        source: SourceError,
+    },
+    /// The folder of the target could not be used.
+    #[error("could not use `{}` of drill target `{target}`", path.display())]
+    Folder {
+        /// The target.
+        target: Name,
+        /// What was made, written or read.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The target is for other kinds of backups.
+    #[error(
+        "drill target `{target}` cannot show a backup of kind `{kind}`; name one of kind `{wanted}`"
+    )]
+    Unsuited {
+        /// The target.
+        target: Name,
+        /// Of the backup.
+        kind: SourceKind,
+        /// Of a target that could.
+        wanted: &'static str,
     },
     /// Somebody cancelled it.
     #[error("the drill was cancelled; what it had made was removed")]
     Cancelled,
+}
+
+impl DrillError {
+    /// Whether it is the target's trouble, which says nothing about the backup.
+    const fn is_of_target(&self) -> bool {
+        matches!(self, Self::Target { .. } | Self::Folder { .. })
+    }
+}
+
+fn target_error(target: &Name, source: impl Into<SourceError>) -> DrillError {
+    DrillError::Target { target: target.clone(), source: source.into() }
 }
 
 impl Drill {
@@ -167,13 +290,11 @@ impl Drill {
     pub async fn inspect(&self) -> Result<Vec<String>, DrillError> {
         let drill = self.clone();
         blocking::run(move || {
-            let manifest = drill.manifest(&CancellationToken::new())?;
-            let mut session = drill.connect(&drill.target.database)?;
-            let facts = drill.facts(&mut session, &manifest)?;
-            Ok(vec![format!(
-                "snapshot {} would be restored into PostgreSQL {} at {}",
-                drill.snapshot.id, facts.version, drill.target.server
-            )])
+            let (progress, stop) = (Progress::unwatched(), Stop::default());
+            let work = Work { drill: &drill, progress: &progress, stop: &stop };
+            let manifest = work.manifest()?;
+            let place = drill.target.inspect(&work, &manifest)?;
+            Ok(vec![format!("snapshot {} would be restored into {place}", drill.snapshot.id)])
         })
         .await
     }
@@ -193,7 +314,9 @@ impl Drill {
     ) -> Result<Report, DrillError> {
         let stop = Arc::new(Stop { cancel: cancel.clone(), killers: Mutex::default() });
         let (drill, progress, stopped) = (self.clone(), progress.clone(), Arc::clone(&stop));
-        let work = blocking::run(move || drill.restore_and_compare(&progress, &stopped));
+        let work = blocking::run(move || {
+            drill.restore_and_compare(&Work { drill: &drill, progress: &progress, stop: &stopped })
+        });
         tokio::pin!(work);
         let report = tokio::select! {
             report = &mut work => report,
@@ -205,175 +328,61 @@ impl Drill {
         if cancel.is_cancelled() { Err(DrillError::Cancelled) } else { report }
     }
 
-    fn restore_and_compare(&self, progress: &Progress, stop: &Stop) -> Result<Report, DrillError> {
-        let began = Instant::now();
-        let began_at = self.target.tools.clock.now();
-        progress.enter(Stage::Preparing, None);
-        let manifest = self.manifest(&stop.cancel)?;
-        let mut session = self.connect(&self.target.database)?;
-        let facts = self.facts(&mut session, &manifest)?;
-        let mut restore_elapsed = Duration::ZERO;
-        let verdict = match facts.obstacles(&manifest) {
-            obstacles if !obstacles.is_empty() => Verdict::Unverified { because: obstacles },
-            _ => {
-                let mut scratch = Scratch::new(self, session);
-                let shown = self.in_scratch(&mut scratch, &manifest, progress, stop);
-                progress.enter(Stage::CleaningUp, None);
-                scratch.remove();
-                let shown = shown?;
-                restore_elapsed = shown.restore_elapsed;
-                shown.verdict
+    fn restore_and_compare(&self, work: &Work<'_>) -> Result<Report, DrillError> {
+        let (began, began_at) = (Instant::now(), self.clock.now());
+        work.progress.enter(Stage::Preparing, None);
+        let manifest = work.manifest()?;
+        let shown = match self.target.show(work, &manifest) {
+            Err(error) if error.is_of_target() => {
+                Shown::unverified(vec![Chain(&error).to_string()])
             }
+            shown => shown?,
         };
-        let compared = &manifest.postgres.tables;
         let age = began_at.duration_since(self.snapshot.taken_at);
         Ok(Report {
-            verdict,
+            verdict: shown.verdict.shortened(),
             backup: self.snapshot.backup.clone(),
             snapshot: self.snapshot.id.clone(),
             snapshot_age: Duration::try_from(age).unwrap_or_default(),
-            target: self.target.name.clone(),
-            restore_elapsed,
+            target: self.target.name().clone(),
+            restore_elapsed: shown.restore_elapsed,
             elapsed: began.elapsed(),
-            finished_at: self.target.tools.clock.now(),
-            tables: u32::try_from(compared.len()).unwrap_or(u32::MAX),
-            rows: compared.iter().map(|table| table.rows).sum(),
+            finished_at: self.clock.now(),
+            compared: shown.compared,
         })
     }
+}
 
-    fn in_scratch(
-        &self,
-        scratch: &mut Scratch<'_>,
-        manifest: &Manifest,
-        progress: &Progress,
-        stop: &Stop,
-    ) -> Result<Shown, DrillError> {
-        let began = Instant::now();
-        let shown = |verdict, restore_elapsed| Ok(Shown { verdict, restore_elapsed });
-        if let Err(error) = scratch.make(manifest) {
-            // Such as a locale that this server does not have.
-            let because = format!("the scratch database cannot be made: {}", Chain(&error));
-            return shown(Verdict::Unverified { because: vec![because] }, Duration::ZERO);
-        }
-        let total = self.snapshot.file(DATABASE_FILE).map(|file| file.bytes);
-        progress.enter(Stage::Restoring, total);
-        let restored = self.feed(&scratch.name, manifest, progress, stop)?;
-        let restore_elapsed = began.elapsed();
-        if let Err(failure) = restored {
-            return shown(Verdict::Failed { differences: vec![failure] }, restore_elapsed);
-        }
-        progress.enter(Stage::Comparing, None);
-        let mut session = self.connect(&scratch.name)?;
-        stop.add(session.killer());
-        let found = contents(&mut session).map_err(|source| self.target_error(source))?;
-        shown(judge(&manifest.postgres, &found), restore_elapsed)
-    }
+/// A drill at work, for its target.
+struct Work<'a> {
+    drill: &'a Drill,
+    progress: &'a Progress,
+    stop: &'a Stop,
+}
 
-    /// Pipes the dump into psql. The inner error is a failed restore, for people.
-    fn feed(
-        &self,
-        database: &str,
-        manifest: &Manifest,
-        progress: &Progress,
-        stop: &Stop,
-    ) -> Result<Result<(), String>, DrillError> {
-        let tools = &self.target.tools;
-        let client = self.client()?;
-        let access = self.access(database)?;
-        let program = client
-            .program("psql")
-            .args(["--no-psqlrc", "--quiet", "--output=/dev/null", "--set", "ON_ERROR_STOP=1"])
-            .stdin_piped()
-            .deadline(tools.limits.run_max);
-        let started = tools.exec.stream(access.apply(program)).map_err(PostgresError::Tool);
-        let mut psql = started.map_err(|source| self.target_error(source))?;
-        stop.add(psql.killer());
-        let stdin = psql.take_stdin().unwrap_or_else(|| Box::new(std::io::sink()));
-        let mut sink = Counting { sink: stdin, bytes: 0, progress };
-        let path = self.snapshot.path_of(DATABASE_FILE);
-        let read = self.repository.read(&self.snapshot.id, &path, &mut sink, &stop.cancel);
-        drop(sink);
-        if stop.cancel.is_cancelled() {
-            return Err(DrillError::Cancelled);
-        }
-        let receipt = match read {
-            Err(error @ RepositoryError::Guard(_)) => return Err(self.repository_error(error)),
-            Err(error @ RepositoryError::Incomplete { .. }) => {
-                return Ok(Err(format!("the dump cannot be read: {}", Chain(&error))));
-            }
-            // What could not be written to psql has its cause in psql's own end.
-            other => other.ok(),
-        };
-        if let Err(error) = psql.finish() {
-            return Ok(Err(format!("the dump does not restore: {}", Chain(&error))));
-        }
-        let Some(receipt) = receipt else {
-            return Ok(Err("psql ended before it had read the whole dump".to_owned()));
-        };
-        let stored = manifest.files.iter().find(|file| file.name == DATABASE_FILE);
-        if stored.is_none_or(|stored| stored.sha256 != receipt.sha256) {
-            return Ok(Err("the dump is not the one that the manifest belongs to".to_owned()));
-        }
-        Ok(Ok(()))
-    }
-
-    fn manifest(&self, cancel: &CancellationToken) -> Result<Manifest, DrillError> {
-        let path = self.snapshot.path_of(MANIFEST);
+impl Work<'_> {
+    fn manifest(&self) -> Result<Manifest, DrillError> {
+        let Drill { snapshot, repository, .. } = self.drill;
         let mut bytes = Vec::new();
-        self.repository
-            .read(&self.snapshot.id, &path, &mut bytes, cancel)
+        repository
+            .read(&snapshot.id, &snapshot.path_of(MANIFEST), &mut bytes, &self.stop.cancel)
             .map_err(|source| self.repository_error(source))?;
         Manifest::from_bytes(&bytes)
-            .map_err(|source| DrillError::Manifest { snapshot: self.snapshot.id.clone(), source })
-    }
-
-    fn facts(&self, session: &mut Session, manifest: &Manifest) -> Result<Facts, DrillError> {
-        let facts = Facts::ask(session).map_err(|source| self.target_error(source))?;
-        if facts.system_identifier == manifest.postgres.database.system_identifier {
-            return Err(DrillError::TargetIsSource {
-                target: self.target.name.clone(),
-                backup: self.snapshot.backup.clone(),
-                identifier: facts.system_identifier,
-            });
-        }
-        Ok(facts)
-    }
-
-    fn connect(&self, database: &str) -> Result<Session, DrillError> {
-        let client = self.client()?;
-        let access = self.access(database)?;
-        Session::open(&client, &access, &self.target.tools)
-            .map(|session| session.keeping(access))
-            .map_err(|source| self.target_error(source))
-    }
-
-    /// The newest: it understands what every older `pg_dump` writes.
-    fn client(&self) -> Result<Client, DrillError> {
-        let clients = Clients::discover(&self.target.tools.clients);
-        clients.newest().cloned().map_err(|source| self.target_error(source))
-    }
-
-    fn access(&self, database: &str) -> Result<Access, DrillError> {
-        let Target { server, tools, .. } = &self.target;
-        Access::open(server, database, self.run, tools).map_err(|source| self.target_error(source))
-    }
-
-    fn target_error(&self, source: PostgresError) -> DrillError {
-        DrillError::Target { target: self.target.name.clone(), source }
+            .map_err(|source| DrillError::Manifest { snapshot: snapshot.id.clone(), source })
     }
 
     fn repository_error(&self, source: RepositoryError) -> DrillError {
-        DrillError::Repository { snapshot: self.snapshot.id.clone(), source }
+        DrillError::Repository { snapshot: self.drill.snapshot.id.clone(), source }
+    }
+
+    fn unsuited(&self, manifest: &Manifest, wanted: &'static str) -> DrillError {
+        let target = self.drill.target.name().clone();
+        DrillError::Unsuited { target, kind: manifest.contents.kind(), wanted }
     }
 }
 
-/// What a scratch database showed.
-struct Shown {
-    verdict: Verdict,
-    restore_elapsed: Duration,
-}
-
 /// Ends the programs of a drill that is cancelled while they work.
+#[derive(Default)]
 struct Stop {
     cancel: CancellationToken,
     killers: Mutex<Vec<Killer>>,
@@ -392,90 +401,5 @@ impl Stop {
     fn kill(&self) {
         let killers = self.killers.lock().unwrap_or_else(PoisonError::into_inner);
         killers.iter().for_each(Killer::kill);
-    }
-}
-
-/// What the target is.
-#[derive(Debug, serde::Deserialize)]
-struct Facts {
-    system_identifier: String,
-    version: String,
-    superuser: bool,
-    extensions: Vec<String>,
-}
-
-const FACTS: &str = "\
-SELECT json_build_object(
-  'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
-  'version', current_setting('server_version'),
-  'superuser', (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),
-  'extensions', (SELECT coalesce(json_agg(name), '[]') FROM pg_available_extensions))";
-
-impl Facts {
-    fn ask(session: &mut Session) -> Result<Self, PostgresError> {
-        session.ask("look at the drill target", FACTS)
-    }
-
-    /// What keeps this target from showing anything, a sentence each.
-    fn obstacles(&self, manifest: &Manifest) -> Vec<String> {
-        let missing = manifest
-            .postgres
-            .extensions
-            .iter()
-            .filter(|extension| !self.extensions.contains(&extension.name));
-        let mut obstacles: Vec<String> = missing
-            .map(|extension| {
-                format!(
-                    "extension {} {} is not installed on the target; install its package there",
-                    extension.name, extension.version
-                )
-            })
-            .collect();
-        if !self.superuser {
-            obstacles.push(
-                "the target's role is no superuser and cannot give objects to their owners"
-                    .to_owned(),
-            );
-        }
-        obstacles
-    }
-}
-
-/// What cannot be told from a difference between versions proves nothing.
-fn judge(expected: &Contents, found: &Contents) -> Verdict {
-    let differences = manifest::compare(expected, found);
-    if differences.is_empty() {
-        return Verdict::Passed;
-    }
-    let (excused, real): (Vec<_>, Vec<_>) =
-        differences.into_iter().partition(|difference| difference.may_be_version);
-    if real.is_empty() {
-        let (source, target) = (&expected.database.server_version, &found.database.server_version);
-        let because = excused
-            .into_iter()
-            .take(FINDINGS_MAX)
-            .map(|difference| format!("{} (source is {source}, target {target})", difference.text));
-        return Verdict::Unverified { because: because.collect() };
-    }
-    let texts = real.into_iter().chain(excused).map(|difference| difference.text);
-    Verdict::Failed { differences: texts.take(FINDINGS_MAX).collect() }
-}
-
-struct Counting<'a, W> {
-    sink: W,
-    bytes: u64,
-    progress: &'a Progress,
-}
-
-impl<W: Write> Write for Counting<'_, W> {
-    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
-        let count = self.sink.write(buffer)?;
-        self.bytes += count as u64;
-        self.progress.done(self.bytes);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.sink.flush()
     }
 }

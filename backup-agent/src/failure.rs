@@ -13,7 +13,6 @@ use crate::{
     drill::DrillError,
     repository::{RepositoryError, identity::GuardError},
     restore::RestoreError,
-    source::{SourceError, postgres::PostgresError},
     verify::VerifyError,
 };
 
@@ -55,7 +54,7 @@ impl From<&BackupError> for Failure {
     fn from(error: &BackupError) -> Self {
         let kind = match error {
             BackupError::Guard(guard) => of_guard(guard),
-            BackupError::Source { source, .. } => of_source(source),
+            BackupError::Source { source, .. } => source.reason(),
             BackupError::Repository { source, .. } => of_repository(source),
             BackupError::Implausible { .. } => (DUMP_INCOMPLETE, true),
             BackupError::Cancelled { .. } => (CANCELLED, true),
@@ -100,7 +99,8 @@ impl From<&DrillError> for Failure {
             DrillError::TargetIsSource { .. } => (Reason::TARGET_IS_SOURCE, false),
             DrillError::Repository { source, .. } => of_repository(source),
             DrillError::Manifest { .. } => (REPOSITORY_DAMAGED, false),
-            DrillError::Target { .. } => (TARGET_FAILED, true),
+            DrillError::Target { .. } | DrillError::Folder { .. } => (TARGET_FAILED, true),
+            DrillError::Unsuited { .. } => (Reason::INVALID_REQUEST, false),
             DrillError::Cancelled => (CANCELLED, true),
         };
         Self::of(error, kind)
@@ -130,20 +130,5 @@ const fn of_repository(error: &RepositoryError) -> (Reason, bool) {
             (REPOSITORY_DAMAGED, true)
         }
         RepositoryError::NoSnapshot { .. } => (Reason::SNAPSHOT_NOT_FOUND, false),
-    }
-}
-
-const fn of_source(error: &SourceError) -> (Reason, bool) {
-    let SourceError::Postgres(error) = error;
-    match error {
-        PostgresError::NoClient { .. } | PostgresError::NoClients { .. } => (CLIENT_TOO_OLD, false),
-        PostgresError::Locked { .. } => (TABLE_LOCKED, true),
-        PostgresError::Truncated { .. } => (DUMP_INCOMPLETE, true),
-        PostgresError::Scratch { .. }
-        | PostgresError::Tool(_)
-        | PostgresError::Query { .. }
-        | PostgresError::Answer { .. }
-        | PostgresError::Stream { .. }
-        | PostgresError::Encode(_) => (SOURCE_FAILED, true),
     }
 }

@@ -23,6 +23,7 @@ pub mod repository;
 pub mod restore;
 pub mod runs;
 pub mod service;
+pub mod shell;
 pub mod source;
 pub mod stream;
 pub mod verify;

@@ -1,21 +1,17 @@
-//! What a PostgreSQL database held at the moment that was dumped.
+//! What a snapshot should hold.
 //!
-//! Taken in the exported snapshot that `pg_dump` reads, so that it says what the
-//! dump *should* hold. It is stored beside the dump and is what a drill compares a
-//! restored database with: the exit code of psql proves nothing, since a dump cut
-//! in the middle of a table restores with exit code 0.
-
-mod compare;
+//! Taken by the source in the very moment that it backs up, stored beside its files,
+//! and what a drill compares a restore with: that a restore ended well proves
+//! nothing. The frame is the same for all kinds of sources; what was counted is the
+//! business of each.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use compare::{Difference, compare};
-
 use crate::{
     ids::{Name, RunId},
-    repository::StoredFile,
-    stream::Sha256,
+    repository::{SourceKind, StoredFile},
+    source::postgres::manifest::PostgresContents,
 };
 
 /// The file that holds the manifest, in every snapshot.
@@ -23,6 +19,9 @@ pub const FILE_NAME: &str = "manifest.json";
 
 /// The form of the file; raised when old readers would misread it.
 pub const FORMAT: u32 = 1;
+
+/// Warnings that are kept; more would not be read.
+pub const WARNINGS_MAX: usize = 100;
 
 /// A manifest file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,14 +32,51 @@ pub struct Manifest {
     pub run: RunId,
     /// The backup.
     pub backup: Name,
-    /// The moment of the exported snapshot.
+    /// The moment whose state was stored.
     pub taken_at: Timestamp,
-    /// Version of the `pg_dump` that was used.
-    pub dump_version: String,
     /// The files beside this one, with what flowed into them.
     pub files: Vec<StoredFile>,
-    /// What the database held.
-    pub postgres: Contents,
+    /// What people should look at although the run is complete, a sentence each, such
+    /// as a branch that was rewritten upstream. At most [`WARNINGS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// What the source held.
+    #[serde(flatten)]
+    pub contents: Contents,
+}
+
+/// What was counted, by kind of source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Contents {
+    /// Of a PostgreSQL database.
+    Postgres(PostgresContents),
+}
+
+impl Contents {
+    /// The kind of source that holds such things.
+    #[must_use]
+    pub const fn kind(&self) -> SourceKind {
+        match self {
+            Self::Postgres(_) => SourceKind::Postgres,
+        }
+    }
+
+    /// How many things there were, in the unit of the kind: rows, files, refs.
+    #[must_use]
+    pub fn items(&self) -> Option<u64> {
+        match self {
+            Self::Postgres(contents) => Some(contents.rows()),
+        }
+    }
+
+    /// Why the files that were stored cannot hold all of it, if that shows already.
+    #[must_use]
+    pub fn implausible(&self, files: &[StoredFile]) -> Option<String> {
+        match self {
+            Self::Postgres(contents) => contents.implausible(files),
+        }
+    }
 }
 
 impl Manifest {
@@ -68,140 +104,4 @@ impl Manifest {
         }
         Ok(manifest)
     }
-}
-
-/// What a database holds, whether source or restored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Contents {
-    /// The server and the database itself.
-    pub database: Database,
-    /// Ordinary tables and materialised views.
-    pub tables: Vec<Table>,
-    /// Sequences.
-    pub sequences: Vec<Sequence>,
-    /// All large objects together.
-    pub large_objects: LargeObjects,
-    /// Extensions.
-    pub extensions: Vec<Extension>,
-    /// Roles that own something or hold rights; a restore needs them all.
-    pub roles: Vec<String>,
-    /// Everything the schema consists of.
-    pub objects: Vec<Object>,
-}
-
-impl Contents {
-    /// Digest of all schema objects, owners and rights included.
-    #[must_use]
-    pub fn schema_hash(&self) -> Sha256 {
-        let mut text = String::new();
-        for Object { kind, name, owner, definition } in &self.objects {
-            for part in [kind, name, owner, definition] {
-                text.push_str(part);
-                text.push('\0');
-            }
-        }
-        Sha256::of(text.as_bytes())
-    }
-}
-
-/// A server and one of its databases.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Database {
-    /// Name of the database.
-    pub name: String,
-    /// Its owner.
-    pub owner: String,
-    /// Version of the server, such as `15.13 (Debian 15.13-1)`.
-    pub server_version: String,
-    /// The same as a number: 150013.
-    pub server_version_num: u32,
-    /// Identifier of the cluster, from `pg_control_system()`: no two clusters share one.
-    pub system_identifier: String,
-    /// Encoding, as `UTF8`.
-    pub encoding: String,
-    /// Sort order.
-    pub collate: String,
-    /// Character classes.
-    pub ctype: String,
-    /// ICU locale, when the database uses ICU.
-    pub icu_locale: Option<String>,
-    /// `ALTER DATABASE … SET` of this database, `role/name=value` each. They are
-    /// not in the dump.
-    pub settings: Vec<String>,
-}
-
-impl Database {
-    /// The major version of the server.
-    #[must_use]
-    pub const fn major(&self) -> u32 {
-        self.server_version_num / 10_000
-    }
-}
-
-/// One table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Table {
-    /// Schema and name, quoted where SQL needs it.
-    pub name: String,
-    /// What it is: its rows come from the dump, or are computed at restore.
-    pub kind: TableKind,
-    /// Owner.
-    pub owner: String,
-    /// Rows.
-    pub rows: u64,
-    /// Sum over all rows of a 64-bit hash of the row's text form: the same in any order.
-    pub hash: String,
-}
-
-/// Where the rows of a table come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TableKind {
-    /// From the dump.
-    Table,
-    /// From its query, run again at restore.
-    MaterializedView,
-}
-
-/// One sequence. Sequences are outside of transactions, so that their state in the
-/// dump lies between the two that were read before and after it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sequence {
-    /// Schema and name.
-    pub name: String,
-    /// Before the dump; absent when never used.
-    pub before: Option<i64>,
-    /// After the dump.
-    pub after: Option<i64>,
-}
-
-/// All large objects of a database.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LargeObjects {
-    /// How many.
-    pub count: u64,
-    /// Sum over all of a hash of identifier and bytes.
-    pub hash: String,
-}
-
-/// One extension.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Extension {
-    /// Name.
-    pub name: String,
-    /// Version.
-    pub version: String,
-}
-
-/// One object of the schema.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Object {
-    /// What it is: `table`, `index`, `function` and so on.
-    pub kind: String,
-    /// Its name, unambiguous within the kind.
-    pub name: String,
-    /// Owner; empty where the owner is that of a table.
-    pub owner: String,
-    /// MD5 of definition and rights: a fingerprint, not a protection.
-    pub definition: String,
 }

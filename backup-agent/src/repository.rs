@@ -141,6 +141,41 @@ pub enum Depth {
 pub enum SourceKind {
     /// A PostgreSQL database.
     Postgres,
+    /// A Vaultwarden data folder with its database.
+    Vaultwarden,
+    /// Git repositories.
+    Git,
+    /// An OPNsense configuration.
+    Opnsense,
+    /// ZFS datasets.
+    Zfs,
+    /// Plain file trees.
+    Files,
+}
+
+impl SourceKind {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Postgres, Self::Vaultwarden, Self::Git, Self::Opnsense, Self::Zfs, Self::Files];
+
+    /// The word for it in configurations, tags and manifests.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Vaultwarden => "vaultwarden",
+            Self::Git => "git",
+            Self::Opnsense => "opnsense",
+            Self::Zfs => "zfs",
+            Self::Files => "files",
+        }
+    }
+}
+
+impl std::fmt::Display for SourceKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.word())
+    }
 }
 
 /// What is going to be stored.
@@ -159,8 +194,8 @@ pub struct Intent {
 /// One file on its way into a snapshot.
 #[derive(Debug)]
 pub struct Incoming {
-    /// File name, without a folder.
-    pub name: &'static str,
+    /// A plain file name, without a folder.
+    pub name: String,
     /// Its bytes.
     pub content: Measured,
     /// Tells afterwards what passed.
@@ -178,6 +213,20 @@ pub struct Stored {
     pub files: Vec<StoredFile>,
     /// Bytes that the repository grew by.
     pub added_bytes: u64,
+    /// What the source said in the end.
+    pub summary: Summary,
+}
+
+/// What a listing should say of a snapshot without opening its manifest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// How many things the source held, in its own unit: rows, files, refs. What
+    /// falls from one run to the next shows a loss that bytes may hide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<u64>,
+    /// What people should look at although the run is complete.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One file of a snapshot.
@@ -214,6 +263,8 @@ pub struct Snapshot {
     pub files: Vec<StoredFile>,
     /// Bytes that the repository grew by.
     pub added_bytes: Option<u64>,
+    /// What the source said of it.
+    pub summary: Summary,
 }
 
 impl Snapshot {

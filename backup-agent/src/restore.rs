@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ids::RunId,
-    manifest::{FILE_NAME as MANIFEST, Manifest},
+    manifest::{Contents, FILE_NAME as MANIFEST, Manifest},
     progress::{Progress, Stage},
     repository::{Repository, RepositoryError, Snapshot, StoredFile},
-    source::postgres::{DATABASE_FILE, GLOBALS_FILE},
+    source::postgres,
 };
 
 /// A restore that succeeded.
@@ -123,7 +123,8 @@ pub fn restore(
         Ok((files, ())) => {
             let manifest = fs::read(target.join(MANIFEST)).ok();
             let manifest = manifest.and_then(|bytes| Manifest::from_bytes(&bytes).ok());
-            let next_steps = next_steps(target, manifest.as_ref());
+            let next_steps =
+                manifest.map(|manifest| next_steps(target, &manifest.contents)).unwrap_or_default();
             Ok(Restored { target: target.into(), files, next_steps })
         }
         Err(error) => {
@@ -143,7 +144,9 @@ pub fn remove_partial(partial: &Path) {
     }
 }
 
-fn fill(
+/// Writes every file of `snapshot` into the new folder `partial` and compares it by
+/// hash. Blocks. What it leaves behind at an error is the caller's to remove.
+pub(crate) fn fill(
     repository: &dyn Repository,
     snapshot: &Snapshot,
     partial: &Path,
@@ -155,7 +158,7 @@ fn fill(
     DirBuilder::new().mode(0o700).create(partial).map_err(write)?;
     let mut files = Vec::new();
     let mut done = 0;
-    for name in file_names(snapshot) {
+    for name in file_names(repository, snapshot, cancel)? {
         let path = partial.join(&name);
         let write = |source| RestoreError::Write { path: path.clone(), source };
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
@@ -181,12 +184,38 @@ fn fill(
     Ok(files)
 }
 
-/// A snapshot whose description was lost (`restic tag` drops it) still has its files.
-fn file_names(snapshot: &Snapshot) -> Vec<String> {
-    if snapshot.files.is_empty() {
-        return [DATABASE_FILE, GLOBALS_FILE, MANIFEST].map(str::to_owned).to_vec();
+/// The manifest of a snapshot. Blocks.
+///
+/// # Errors
+///
+/// It cannot be read, or is none.
+pub fn manifest(
+    repository: &dyn Repository,
+    snapshot: &Snapshot,
+    cancel: &CancellationToken,
+) -> Result<Manifest, RepositoryError> {
+    let mut bytes = Vec::new();
+    repository.read(&snapshot.id, &snapshot.path_of(MANIFEST), &mut bytes, cancel)?;
+    Manifest::from_bytes(&bytes).map_err(|error| RepositoryError::Mismatch {
+        file: MANIFEST.to_owned(),
+        repository: repository.name().clone(),
+        detail: error.to_string(),
+    })
+}
+
+/// A snapshot whose description was lost (`restic tag` drops it) still has its files,
+/// and the manifest names them.
+fn file_names(
+    repository: &dyn Repository,
+    snapshot: &Snapshot,
+    cancel: &CancellationToken,
+) -> Result<Vec<String>, RepositoryError> {
+    if !snapshot.files.is_empty() {
+        return Ok(snapshot.files.iter().map(|file| file.name.clone()).collect());
     }
-    snapshot.files.iter().map(|file| file.name.clone()).collect()
+    let manifest = manifest(repository, snapshot, cancel)?;
+    let names = manifest.files.into_iter().map(|file| file.name);
+    Ok(names.chain([MANIFEST.to_owned()]).collect())
 }
 
 fn put_in_place(partial: &Path, target: &Path) -> Result<(), RestoreError> {
@@ -203,25 +232,11 @@ fn put_in_place(partial: &Path, target: &Path) -> Result<(), RestoreError> {
     File::open(parent).and_then(|folder| folder.sync_all()).map_err(write)
 }
 
-/// Commands for a person with PostgreSQL's own programs and nothing of ours.
-fn next_steps(target: &Path, manifest: Option<&Manifest>) -> Vec<String> {
-    let folder = target.display();
-    let Some(Manifest { postgres, .. }) = manifest else { return Vec::new() };
-    let database = &postgres.database;
-    let mut steps = vec![
-        format!(
-            "psql -X -d postgres -f {folder}/{GLOBALS_FILE}   # roles; those that exist say so"
-        ),
-        format!(
-            "createdb -T template0 -E {} --lc-collate={} --lc-ctype={} -O {} {}",
-            database.encoding, database.collate, database.ctype, database.owner, database.name
-        ),
-        format!("psql -X -v ON_ERROR_STOP=1 -d {} -f {folder}/{DATABASE_FILE}", database.name),
-    ];
-    for setting in &database.settings {
-        let Some((role, setting)) = setting.split_once('/') else { continue };
-        let of_role = if role.is_empty() { String::new() } else { format!("role {role} in ") };
-        steps.push(format!("# then set again for {of_role}database {}: {setting}", database.name));
+/// What a person does with the restored files, by the standard tools of their kind and
+/// with nothing of ours: lines to paste into a shell.
+#[must_use]
+pub fn next_steps(folder: &Path, contents: &Contents) -> Vec<String> {
+    match contents {
+        Contents::Postgres(contents) => postgres::restore::next_steps(folder, contents),
     }
-    steps
 }

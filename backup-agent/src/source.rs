@@ -9,6 +9,7 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use homelab_rpc::status::Reason;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +17,6 @@ use crate::{
     ids::{Name, RunId},
     manifest::Manifest,
     repository::{Incoming, SourceKind},
-    stream::StreamError,
 };
 use postgres::PostgresError;
 
@@ -71,7 +71,7 @@ impl Debug for Capture {
     }
 }
 
-/// Why a source could not be read completely.
+/// Why a source could not be read completely, or what it stored not be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// A PostgreSQL source.
@@ -80,14 +80,31 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    fn failure(&self) -> &dyn SourceFailure {
+        match self {
+            Self::Postgres(error) => error,
+        }
+    }
+
     /// Whether this is only the echo of a repository that stopped reading, or of a
     /// cancellation: then that is the cause to report.
     #[must_use]
-    pub const fn is_echo(&self) -> bool {
-        let Self::Postgres(error) = self;
-        matches!(
-            error,
-            PostgresError::Stream { source: StreamError::Abandoned | StreamError::Cancelled, .. }
-        )
+    pub fn is_echo(&self) -> bool {
+        self.failure().is_echo()
     }
+
+    /// The stable reason, and whether the same may succeed later without any change.
+    #[must_use]
+    pub fn reason(&self) -> (Reason, bool) {
+        self.failure().reason()
+    }
+}
+
+/// What must be known of the error of any source.
+pub(crate) trait SourceFailure {
+    /// As [`SourceError::is_echo`].
+    fn is_echo(&self) -> bool;
+
+    /// As [`SourceError::reason`].
+    fn reason(&self) -> (Reason, bool);
 }

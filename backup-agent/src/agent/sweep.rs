@@ -120,7 +120,7 @@ impl Agent {
 
     async fn sweep_target(&self, target: &Target) {
         let (target, runs, sweeper) = (target.clone(), self.runs.clone(), self.new_run());
-        let name = target.name.clone();
+        let name = target.name().clone();
         let sweeping = move || drill::sweep(&target, sweeper, |run| runs.is_alive(run));
         match blocking::run(sweeping).await {
             Ok(removed) if removed.is_empty() => {}

@@ -17,8 +17,12 @@
 //! dumped can be counted, and a privileged daemon carries one library less.
 
 pub mod access;
+pub mod config;
 mod contents;
 mod dump;
+mod error;
+pub mod manifest;
+pub(crate) mod restore;
 pub mod session;
 pub mod version;
 
@@ -27,21 +31,22 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use homelab_common::{
     clock::Clock,
-    exec::{Exec, ExecError, Killer},
+    exec::{Exec, Killer},
 };
 
 use super::{Capture, Context, Source, SourceError};
 use crate::{
     blocking,
     ids::RunId,
-    manifest::{FILE_NAME as MANIFEST, FORMAT, Manifest},
+    manifest::{Contents, FILE_NAME as MANIFEST, FORMAT, Manifest},
     repository::{Incoming, SourceKind, StoredFile},
-    stream::{Content, Later, Measured, Promise, Receipt, StreamError},
+    stream::{Content, Gauge, Later, Measured, Promise, Receipt, StreamError},
 };
 use access::Access;
 pub use access::Server;
 pub use contents::{Moment, contents};
 use dump::Ending;
+pub use error::PostgresError;
 use session::Session;
 use version::{Client, Clients};
 
@@ -118,7 +123,7 @@ impl Source for PostgresSource {
         let (later, promise) = Later::new();
         let mut files = streams.files;
         let (content, gauge) = Measured::new(Box::new(later), context.cancel.clone());
-        files.push(Incoming { name: MANIFEST, content, gauge });
+        files.push(Incoming { name: MANIFEST.to_owned(), content, gauge });
         let killers = KillOnDrop(streams.killers);
         let completing = Completing {
             context: context.clone(),
@@ -126,7 +131,7 @@ impl Source for PostgresSource {
             client: opened.client,
             access: opened.access,
             tools: self.tools.clone(),
-            files: files.iter().map(|file| (file.name, file.gauge.clone())).collect(),
+            dumps: streams.dumps,
             promise,
         };
         let (session, moment, cancel) = (opened.session, opened.moment, context.cancel);
@@ -187,6 +192,7 @@ impl Opening {
 
 struct Streams {
     files: Vec<Incoming>,
+    dumps: Vec<(&'static str, Gauge)>,
     killers: Vec<Killer>,
 }
 
@@ -197,12 +203,14 @@ impl Opened {
         let dump = dump::database(&self.client, &self.access, &self.moment.snapshot, key, tools);
         let globals =
             dump::globals(&self.client, &self.access, key, self.moment.reads_passwords, tools);
-        let mut streams = Streams { files: Vec::new(), killers: vec![self.session.killer()] };
+        let mut streams =
+            Streams { files: Vec::new(), dumps: Vec::new(), killers: vec![self.session.killer()] };
         for (name, program) in [(DATABASE_FILE, dump), (GLOBALS_FILE, globals)] {
             let stream = tools.exec.stream(program).map_err(PostgresError::Tool)?;
             streams.killers.push(stream.killer());
             let (content, gauge) = Measured::new(Box::new(Child(stream)), context.cancel.clone());
-            streams.files.push(Incoming { name, content, gauge });
+            streams.dumps.push((name, gauge.clone()));
+            streams.files.push(Incoming { name: name.to_owned(), content, gauge });
         }
         Ok(streams)
     }
@@ -215,32 +223,32 @@ struct Completing {
     client: Client,
     access: Access,
     tools: Tools,
-    files: Vec<(&'static str, crate::stream::Gauge)>,
+    dumps: Vec<(&'static str, Gauge)>,
     promise: Promise,
 }
 
 impl Completing {
     /// Whatever fails first is the cause; the rest is then ended by the caller.
     async fn complete(self, session: Session, moment: Moment) -> Result<Manifest, PostgresError> {
-        let Self { context, taken_at, client, access, tools, files, promise } = self;
+        let Self { context, taken_at, client, access, tools, dumps, promise } = self;
         let counting = blocking::run(move || moment.count(session));
-        match tokio::try_join!(counting, complete_files(files)) {
-            Ok(((session, contents), files)) => {
-                let mut manifest = Manifest {
+        match tokio::try_join!(counting, complete_files(dumps)) {
+            Ok(((session, mut contents), files)) => {
+                contents.dump_version = client.version;
+                let after = move || {
+                    let mut session = session;
+                    contents::sequences_after(&mut session, &mut contents)?;
+                    Ok(contents)
+                };
+                let manifest = Manifest {
                     format: FORMAT,
                     run: context.run,
                     backup: context.backup,
                     taken_at,
-                    dump_version: client.version,
                     files,
-                    postgres: contents,
+                    warnings: Vec::new(),
+                    contents: Contents::Postgres(blocking::run(after).await?),
                 };
-                let after = move || {
-                    let mut session = session;
-                    contents::sequences_after(&mut session, &mut manifest.postgres)?;
-                    Ok(manifest)
-                };
-                let manifest: Manifest = blocking::run(after).await?;
                 promise.keep(manifest.to_bytes().map_err(PostgresError::Encode)?);
                 Ok(manifest)
             }
@@ -252,15 +260,13 @@ impl Completing {
     }
 }
 
-/// Waits for the streams that programs write, all but the manifest.
+/// Waits for the streams that programs write.
 async fn complete_files(
-    files: Vec<(&'static str, crate::stream::Gauge)>,
+    dumps: Vec<(&'static str, Gauge)>,
 ) -> Result<Vec<StoredFile>, PostgresError> {
     let mut complete = Vec::new();
-    for (name, mut gauge) in files {
-        if name != MANIFEST {
-            complete.push(complete_file(name, gauge.finished().await)?);
-        }
+    for (name, mut gauge) in dumps {
+        complete.push(complete_file(name, gauge.finished().await)?);
     }
     Ok(complete)
 }
@@ -304,97 +310,4 @@ impl Drop for KillOnDrop {
     fn drop(&mut self) {
         self.0.iter().for_each(Killer::kill);
     }
-}
-
-/// Why a database could not be read, or a scratch database not be used.
-#[derive(Debug, thiserror::Error)]
-pub enum PostgresError {
-    /// No installed client is new enough.
-    #[error(
-        "PostgreSQL {server_major} needs pg_dump {server_major} or newer, {found}; \
-         install it: apt install postgresql-client-{server_major}"
-    )]
-    NoClient {
-        /// Of the server.
-        server_major: u32,
-        /// What is there, for people.
-        found: String,
-    },
-    /// No client is installed.
-    #[error(
-        "no PostgreSQL client programs below `{}`; install them: apt install postgresql-client",
-        root.display()
-    )]
-    NoClients {
-        /// Where they were looked for.
-        root: PathBuf,
-    },
-    /// The private folder for the password could not be made.
-    #[error("could not make a private folder in `{}`", path.display())]
-    Scratch {
-        /// Where.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A program could not be used.
-    #[error("could not use PostgreSQL's client programs")]
-    Tool(#[source] ExecError),
-    /// A query failed, the connection included.
-    #[error("could not {what} on {server}")]
-    Query {
-        /// What was asked.
-        what: String,
-        /// Where.
-        server: String,
-        /// What psql said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A query was answered in an unexpected form.
-    #[error("the answer to `{what}` from {server} was not understood")]
-    Answer {
-        /// What was asked.
-        what: String,
-        /// Where.
-        server: String,
-        /// What is wrong with it.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// A stream did not come to its end.
-    #[error("could not read all of `{file}`")]
-    Stream {
-        /// The file that it was to become.
-        file: &'static str,
-        /// Why.
-        #[source]
-        source: StreamError,
-    },
-    /// A program ended well and left the end out.
-    #[error(
-        "`{file}` stops after {bytes} bytes without the end mark that pg_dump writes last; \
-         something cut the stream; nothing of it was kept"
-    )]
-    Truncated {
-        /// The file that it was to become.
-        file: &'static str,
-        /// How much there was.
-        bytes: u64,
-    },
-    /// Somebody holds a lock.
-    #[error("a table stayed locked for {} s: {blockers}; run the backup again later", lock_wait.as_secs())]
-    Locked {
-        /// How long was waited.
-        lock_wait: Duration,
-        /// Who holds what, for people.
-        blockers: String,
-        /// The failure itself.
-        #[source]
-        source: Box<PostgresError>,
-    },
-    /// The manifest has no JSON form.
-    #[error("could not write the manifest")]
-    Encode(#[source] serde_json::Error),
 }

@@ -11,16 +11,16 @@ use std::{
 
 use homelab_backup_agent::{
     backup::{Backed, Backup, BackupError},
-    drill::{Drill, DrillError, Report, Target, Verdict},
+    drill::{Drill, DrillError, Report, Target, Verdict, postgres::PostgresTarget},
     ids::{Name, RunId},
-    manifest::Manifest,
+    manifest::{Contents, Manifest},
     progress::Progress,
     repository::{
         Incoming, Intent, Repository, RepositoryError, Snapshot, SourceKind,
         identity::{MountRule, Place},
         restic::ResticRepository,
     },
-    source::postgres::{Limits, PostgresSource, Server, Tools},
+    source::postgres::{Limits, PostgresSource, Server, Tools, manifest::PostgresContents},
     stream::{Measured, Sha256},
 };
 use homelab_common::{
@@ -135,13 +135,13 @@ impl Bench {
     }
 
     pub(crate) fn target(&self, cluster: &Cluster) -> Target {
-        Target {
+        Target::Postgres(PostgresTarget {
             name: name("nas-postgres"),
             server: server(cluster),
             database: "postgres".to_owned(),
             owner: "hx310-db".to_owned(),
             tools: self.tools(),
-        }
+        })
     }
 
     pub(crate) async fn drill(
@@ -154,6 +154,7 @@ impl Bench {
             snapshot: snapshot.clone(),
             repository: Arc::clone(&self.repository) as _,
             target: self.target(cluster),
+            clock: Arc::new(self.clock.clone()),
         };
         drill.run(&Progress::unwatched(), &CancellationToken::new()).await
     }
@@ -283,7 +284,13 @@ pub(crate) fn intent(run: RunId) -> Intent {
 
 pub(crate) fn incoming(name: &'static str, bytes: Vec<u8>) -> Incoming {
     let (content, gauge) = Measured::new(Box::new(Cursor::new(bytes)), CancellationToken::new());
-    Incoming { name, content, gauge }
+    Incoming { name: name.to_owned(), content, gauge }
+}
+
+/// What a database held, by a manifest.
+pub(crate) fn contents(manifest: &Manifest) -> &PostgresContents {
+    let Contents::Postgres(contents) = &manifest.contents else { panic!("a database") };
+    contents
 }
 
 pub(crate) fn message(result: Result<Backed, BackupError>) -> String {

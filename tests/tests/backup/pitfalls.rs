@@ -293,10 +293,11 @@ async fn pitfall_25_the_evidence_of_a_drill_names_its_snapshot_and_how_old_that_
 async fn pitfall_26_leftovers_are_swept_by_name_and_marker_and_nothing_else_is() {
     let (nas, bench) = (cluster("nas"), Bench::new());
     let (dead, alive) = (new_run(), new_run());
-    let database = |run: RunId| format!("{}{}", drill::PREFIX, run.compact());
+    let database = |run: RunId| format!("{}{}", drill::postgres::PREFIX, run.compact());
     let marked = |name: &str, run: RunId| {
         nas.sql("postgres", &format!("CREATE DATABASE {name}"));
-        let comment = format!("COMMENT ON DATABASE {name} IS '{} {run} hx310-db'", drill::MARKER);
+        let comment =
+            format!("COMMENT ON DATABASE {name} IS '{} {run} hx310-db'", drill::postgres::MARKER);
         nas.sql("postgres", &comment);
     };
     marked(&database(dead), dead);
@@ -306,7 +307,7 @@ async fn pitfall_26_leftovers_are_swept_by_name_and_marker_and_nothing_else_is()
     nas.sql("postgres", &format!("CREATE DATABASE {unmarked}"));
     let role = format!(
         "CREATE ROLE left_over; COMMENT ON ROLE left_over IS '{} {dead} hx310-db'",
-        drill::MARKER
+        drill::postgres::MARKER
     );
     nas.sql("postgres", &role);
 
@@ -334,6 +335,7 @@ async fn pitfall_26_a_cancelled_drill_cleans_up_behind_itself() {
         snapshot,
         repository: Arc::clone(&bench.repository) as _,
         target: bench.target(&nas),
+        clock: Arc::new(bench.clock.clone()),
     };
     let databases = "SELECT count(*) FROM pg_database WHERE datname ~ '^homelab_scratch_'";
     let cancelling = async {

@@ -5,6 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 use homelab_backup_agent::{
     backup::BackupError,
     drill::Verdict,
+    manifest::Contents,
     progress::Progress,
     repository::Repository,
     restore::{self, RestoreError},
@@ -21,11 +22,11 @@ async fn a_backup_is_listed_drilled_and_equal_to_its_manifest() {
     let (source, nas, bench) = (seeded(), cluster("nas"), Bench::new());
     let backed = bench.backed(&source).await;
     assert_eq!(bench.snapshots(), vec![backed.snapshot.clone()]);
-    let rows: u64 = backed.manifest.postgres.tables.iter().map(|table| table.rows).sum();
+    let rows: u64 = contents(&backed.manifest).tables.iter().map(|table| table.rows).sum();
     assert_eq!(rows, 20_000 + 3 + 1 + 1);
     let report = bench.drill(&backed.snapshot, &nas).await.expect("a report");
     assert_eq!(report.verdict, Verdict::Passed);
-    assert_eq!((report.rows, report.tables), (rows, 4));
+    assert_eq!((report.count("rows"), report.count("tables")), (rows, 4));
     assert!(report.restore_elapsed > Duration::ZERO && report.restore_elapsed <= report.elapsed);
 }
 
@@ -135,7 +136,8 @@ async fn a_missing_extension_is_neither_passed_nor_failed() {
     let (source, nas, bench) = (seeded(), cluster("nas"), Bench::new());
     let backed = bench.backed(&source).await;
     let mut manifest = backed.manifest.clone();
-    manifest.postgres.extensions[0].name = "postgis".to_owned();
+    let Contents::Postgres(contents) = &mut manifest.contents else { panic!("a database") };
+    contents.extensions[0].name = "postgis".to_owned();
     let dump = bench.read(&backed.snapshot, "database.sql").expect("a dump");
     let report = bench.drill(&bench.forge(&manifest, &dump), &nas).await.expect("a report");
     let Verdict::Unverified { because } = report.verdict else { panic!("{:?}", report.verdict) };

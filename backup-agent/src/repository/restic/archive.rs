@@ -22,7 +22,7 @@ use crate::{
     ids::SnapshotId,
     progress::{Progress, Stage},
     repository::{
-        Incoming, Intent, RepositoryError, Snapshot, Stored, StoredFile, path_in_snapshot,
+        Incoming, Intent, RepositoryError, Snapshot, Stored, StoredFile, Summary, path_in_snapshot,
     },
     stream::{Content, Gauge, Measured, Receipt},
 };
@@ -45,11 +45,11 @@ pub(super) fn store(
     intent: &Intent,
     files: Vec<Incoming>,
 ) -> Result<Stored, RepositoryError> {
-    let gauges: Vec<_> = files.iter().map(|file| (file.name, file.gauge.clone())).collect();
+    let gauges: Vec<_> = files.iter().map(|file| (file.name.clone(), file.gauge.clone())).collect();
     let entries = files
         .into_iter()
         .map(|file| Entry {
-            path: path_in_snapshot(&intent.backup, file.name).into(),
+            path: path_in_snapshot(&intent.backup, &file.name).into(),
             bytes: 0,
             content: file.content,
         })
@@ -59,12 +59,13 @@ pub(super) fn store(
         .into_iter()
         .map(|(name, gauge)| match gauge.receipt() {
             Ok(receipt) => Ok(stored_file(name, receipt)),
-            Err(source) => Err(RepositoryError::Incomplete { file: name.to_owned(), source }),
+            Err(source) => Err(RepositoryError::Incomplete { file: name, source }),
         })
         .collect::<Result<Vec<_>, _>>()?;
     expect_files(guarded, &file, files.len())?;
     let added_bytes = file.summary.as_ref().map_or(0, |summary| summary.data_added_packed);
-    Ok(Stored { intent: intent.clone(), id: id_of(guarded, &file)?, files, added_bytes })
+    let (intent, id) = (intent.clone(), id_of(guarded, &file)?);
+    Ok(Stored { intent, id, files, added_bytes, summary: Summary::default() })
 }
 
 /// Archives the stored files again from the repository itself, this time with
@@ -220,8 +221,8 @@ fn node(
         .map_err(|error| guarded.engine("find a file of the snapshot", &error))
 }
 
-fn stored_file(name: &str, receipt: Receipt) -> StoredFile {
-    StoredFile { name: name.to_owned(), bytes: receipt.bytes, sha256: receipt.sha256 }
+fn stored_file(name: String, receipt: Receipt) -> StoredFile {
+    StoredFile { name, bytes: receipt.bytes, sha256: receipt.sha256 }
 }
 
 fn id_of(guarded: &Guarded<'_>, file: &SnapshotFile) -> Result<SnapshotId, RepositoryError> {

@@ -12,7 +12,7 @@ use rustic_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::super::{Intent, Snapshot, SourceKind, Stored, StoredFile, Unverified};
+use super::super::{Intent, Snapshot, SourceKind, Stored, StoredFile, Summary, Unverified};
 use crate::ids::{Name, RunId, SnapshotId};
 
 /// On every snapshot of ours; whatever lacks it is not ours to show or remove.
@@ -20,6 +20,7 @@ const OURS: &str = "homelab";
 const VERIFIED: &str = "verified";
 const UNVERIFIED: &str = "unverified";
 const RUN: &str = "run=";
+const KIND: &str = "kind=";
 
 /// What the description holds, as JSON.
 #[derive(Debug, Deserialize, Serialize)]
@@ -29,6 +30,8 @@ struct Record {
     elapsed_ms: u64,
     added_bytes: u64,
     files: Vec<StoredFile>,
+    #[serde(flatten)]
+    summary: Summary,
 }
 
 /// The tag that names a run.
@@ -42,7 +45,7 @@ pub(super) fn unverified(intent: &Intent, host: &str) -> SnapshotFile {
         time: intent.taken_at.to_zoned(TimeZone::UTC),
         hostname: host.to_owned(),
         label: intent.backup.to_string(),
-        tags: tags(UNVERIFIED, intent.run),
+        tags: tags(UNVERIFIED, intent),
         ..SnapshotFile::default()
     }
 }
@@ -59,8 +62,9 @@ pub(super) fn verify(
         elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         added_bytes: stored.added_bytes,
         files: stored.files.clone(),
+        summary: stored.summary.clone(),
     };
-    file.tags = tags(VERIFIED, stored.intent.run);
+    file.tags = tags(VERIFIED, &stored.intent);
     file.description = Some(serde_json::to_string(&record)?);
     // What plain restic shows as processed and added should be the run's, not the read-back's.
     let summary = file.summary.get_or_insert_with(SnapshotSummary::default);
@@ -82,11 +86,12 @@ pub(super) fn to_snapshot(file: &SnapshotFile) -> Option<Snapshot> {
         run: run_of(file)?,
         host: file.hostname.clone(),
         // `restic tag` drops the description: the snapshot stays listed, with less said about it.
-        kind: record.as_ref().map_or(SourceKind::Postgres, |record| record.kind),
+        kind: record.as_ref().map(|record| record.kind).or_else(|| kind_of(file))?,
         taken_at,
         verified_at: record.as_ref().map_or(taken_at, |record| record.verified_at),
         elapsed: Duration::from_millis(record.as_ref().map_or(0, |record| record.elapsed_ms)),
         added_bytes: record.as_ref().map(|record| record.added_bytes),
+        summary: record.as_ref().map(|record| record.summary.clone()).unwrap_or_default(),
         files: record.map(|record| record.files).unwrap_or_default(),
     })
 }
@@ -111,6 +116,12 @@ fn run_of(file: &SnapshotFile) -> Option<RunId> {
     file.tags.into_iter().find_map(|tag| tag.strip_prefix(RUN)).and_then(|id| id.parse().ok())
 }
 
-fn tags(standing: &str, run: RunId) -> StringList {
-    StringList::from_str(&format!("{OURS},{standing},{}", run_tag(run))).unwrap_or_default()
+fn kind_of(file: &SnapshotFile) -> Option<SourceKind> {
+    let word = file.tags.into_iter().find_map(|tag| tag.strip_prefix(KIND))?;
+    SourceKind::ALL.into_iter().find(|kind| kind.word() == word)
+}
+
+fn tags(standing: &str, intent: &Intent) -> StringList {
+    let text = format!("{OURS},{standing},{},{KIND}{}", run_tag(intent.run), intent.kind);
+    StringList::from_str(&text).unwrap_or_default()
 }

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{PostgresError, session::Session};
-use crate::manifest::{
-    Contents, Database, Extension, LargeObjects, Object, Sequence, Table, TableKind,
+use super::{
+    PostgresError,
+    manifest::{
+        Database, Extension, LargeObjects, Object, PostgresContents, Sequence, Table, TableKind,
+    },
+    session::Session,
 };
 
 /// A snapshot that others can join, and what is only true in this moment.
@@ -57,7 +60,7 @@ impl Moment {
     /// # Errors
     ///
     /// A query failed.
-    pub fn count(self, mut session: Session) -> Result<(Session, Contents), PostgresError> {
+    pub fn count(self, mut session: Session) -> Result<(Session, PostgresContents), PostgresError> {
         let contents = count(&mut session, self.database, self.sequences)?;
         Ok((session, contents))
     }
@@ -68,7 +71,7 @@ impl Moment {
 /// # Errors
 ///
 /// A query failed.
-pub fn contents(session: &mut Session) -> Result<Contents, PostgresError> {
+pub fn contents(session: &mut Session) -> Result<PostgresContents, PostgresError> {
     session.tell("begin a snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
     let database = session.ask("describe the database", DATABASE)?;
     let sequences = sequences(session)?;
@@ -80,7 +83,7 @@ pub fn contents(session: &mut Session) -> Result<Contents, PostgresError> {
 /// Notes where the sequences stand when the dump is done.
 pub(super) fn sequences_after(
     session: &mut Session,
-    contents: &mut Contents,
+    contents: &mut PostgresContents,
 ) -> Result<(), PostgresError> {
     let after = sequences(session)?;
     for sequence in &mut contents.sequences {
@@ -95,7 +98,7 @@ fn count(
     session: &mut Session,
     database: Database,
     sequences: Vec<Sequence>,
-) -> Result<Contents, PostgresError> {
+) -> Result<PostgresContents, PostgresError> {
     let listed: Vec<ListedTable> = session.ask("list the tables", TABLES)?;
     let mut tables = Vec::with_capacity(listed.len());
     for table in listed {
@@ -120,7 +123,16 @@ fn count(
     roles.sort();
     roles.dedup();
     let large_objects = LargeObjects { count: large_objects.count, hash: large_objects.hash };
-    Ok(Contents { database, tables, sequences, large_objects, extensions, roles, objects })
+    Ok(PostgresContents {
+        dump_version: String::new(),
+        database,
+        tables,
+        sequences,
+        large_objects,
+        extensions,
+        roles,
+        objects,
+    })
 }
 
 fn sequences(session: &mut Session) -> Result<Vec<Sequence>, PostgresError> {

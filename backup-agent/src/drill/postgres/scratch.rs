@@ -4,13 +4,13 @@ use homelab_common::error_chain::Chain;
 use serde::Deserialize;
 use tracing::warn;
 
-use super::{Drill, DrillError, Target};
+use super::{DrillError, PostgresTarget};
 use crate::{
     ids::RunId,
-    manifest::{Database, Manifest},
     source::postgres::{
         PostgresError,
         access::Access,
+        manifest::{Database, PostgresContents},
         session::{Session, quoted_name, quoted_text},
         version::Clients,
     },
@@ -26,29 +26,30 @@ pub const MARKER: &str = "homelab-scratch";
 /// The scratch database of one drill, with the roles made for it.
 pub(super) struct Scratch<'a> {
     pub(super) name: String,
-    drill: &'a Drill,
+    target: &'a PostgresTarget,
+    run: RunId,
     session: Option<Session>,
 }
 
 impl<'a> Scratch<'a> {
-    pub(super) fn new(drill: &'a Drill, session: Session) -> Self {
-        Self { name: database_name(drill.run), drill, session: Some(session) }
+    pub(super) fn new(target: &'a PostgresTarget, run: RunId, session: Session) -> Self {
+        Self { name: database_name(run), target, run, session: Some(session) }
     }
 
     /// Makes the missing roles and an empty database.
-    pub(super) fn make(&mut self, manifest: &Manifest) -> Result<(), DrillError> {
+    pub(super) fn make(&mut self, contents: &PostgresContents) -> Result<(), DrillError> {
         let Some(session) = &mut self.session else { return Ok(()) };
-        make(session, &comment_of(self.drill.run, &self.drill.target.owner), &self.name, manifest)
-            .map_err(|source| self.drill.target_error(source))
+        make(session, &comment_of(self.run, &self.target.owner), &self.name, contents)
+            .map_err(|source| self.target.error(source))
     }
 
     /// Removes all of it. What cannot be removed is left to the sweeper.
     pub(super) fn remove(mut self) {
         // A failed statement ends a session: removing takes a fresh one.
         self.session = None;
-        if let Err(error) = sweep(&self.drill.target, self.drill.run, |run| run != self.drill.run) {
+        if let Err(error) = sweep(self.target, self.run, |run| run != self.run) {
             warn!(
-                target_name = %self.drill.target.name, run = %self.drill.run, error = %Chain(&error),
+                target_name = %self.target.name, run = %self.run, error = %Chain(&error),
                 "could not remove what a drill made; the sweeper will"
             );
         }
@@ -59,11 +60,11 @@ fn make(
     session: &mut Session,
     comment: &str,
     name: &str,
-    manifest: &Manifest,
+    contents: &PostgresContents,
 ) -> Result<(), PostgresError> {
     let existing: Vec<String> =
         session.ask("list the roles", "SELECT json_agg(rolname) FROM pg_roles")?;
-    let missing = manifest.postgres.roles.iter().filter(|role| !existing.contains(role));
+    let missing = contents.roles.iter().filter(|role| !existing.contains(role));
     let comment = quoted_text(comment);
     let mut sql = String::from("BEGIN;");
     for role in missing {
@@ -73,7 +74,7 @@ fn make(
     sql.push_str("COMMIT;");
     session.tell("make the missing roles", &sql)?;
     let name = quoted_name(name);
-    session.tell("make the scratch database", &create(&name, &manifest.postgres.database))?;
+    session.tell("make the scratch database", &create(&name, &contents.database))?;
     session.tell("mark the scratch database", &format!("COMMENT ON DATABASE {name} IS {comment}"))
 }
 
@@ -128,7 +129,7 @@ FROM pg_roles r JOIN pg_shdescription s ON s.objoid = r.oid AND s.classoid = 'pg
 ///
 /// The target cannot be used.
 pub fn sweep(
-    target: &Target,
+    target: &PostgresTarget,
     sweeper: RunId,
     is_alive: impl Fn(RunId) -> bool,
 ) -> Result<Vec<String>, PostgresError> {

@@ -1,0 +1,85 @@
+//! Sources and drill targets out of their configuration.
+
+use std::{path::PathBuf, sync::Arc};
+
+use homelab_common::{clock::Clock, exec::Exec};
+
+use super::{Deps, StartError, load};
+use crate::{
+    config::{BackupConfig, Config, PlaceConfig, SourceConfig, TargetConfig},
+    drill::{
+        Target,
+        folder::{FolderTarget, FolderTools},
+        postgres::PostgresTarget,
+    },
+    source::{
+        Source,
+        postgres::{PostgresSource, Server, Tools, config::ServerConfig},
+    },
+};
+
+/// What they are all put together from.
+pub(super) struct Parts<'a> {
+    host: &'a str,
+    exec: Arc<dyn Exec>,
+    clock: Arc<dyn Clock>,
+    postgres: Tools,
+}
+
+impl<'a> Parts<'a> {
+    pub(super) fn new(config: &'a Config, deps: &Deps, scratch: PathBuf) -> Self {
+        let postgres = Tools {
+            exec: Arc::clone(&deps.exec),
+            clock: Arc::clone(&deps.clock),
+            clients: config.postgres.clients.clone(),
+            scratch,
+            limits: config.postgres.limits,
+        };
+        let (exec, clock) = (Arc::clone(&deps.exec), Arc::clone(&deps.clock));
+        Self { host: &config.host, exec, clock, postgres }
+    }
+
+    /// What a backup reads.
+    pub(super) fn source(&self, config: &BackupConfig) -> Result<Arc<dyn Source>, StartError> {
+        let of = || format!("backup `{}`", config.name);
+        Ok(match &config.source {
+            SourceConfig::Postgres(postgres) => Arc::new(PostgresSource {
+                server: server(&postgres.server, of)?,
+                database: postgres.server.database.clone(),
+                tools: self.postgres.clone(),
+            }),
+        })
+    }
+
+    /// Where a drill restores.
+    pub(super) fn target(&self, config: &TargetConfig) -> Result<Target, StartError> {
+        let (name, owner) = (config.name.clone(), self.host.to_owned());
+        let of = || format!("drill target `{}`", config.name);
+        Ok(match &config.place {
+            PlaceConfig::Postgres(place) => Target::Postgres(PostgresTarget {
+                name,
+                server: server(place, of)?,
+                database: place.database.clone(),
+                owner,
+                tools: self.postgres.clone(),
+            }),
+            PlaceConfig::Folder(place) => {
+                let (exec, clock) = (Arc::clone(&self.exec), Arc::clone(&self.clock));
+                let tools = FolderTools { exec, clock, run_max: place.run_max };
+                Target::Folder(FolderTarget { name, path: place.path.clone(), owner, tools })
+            }
+        })
+    }
+}
+
+fn server(config: &ServerConfig, of: impl Fn() -> String) -> Result<Server, StartError> {
+    let password = config.password.as_ref().map(|source| load(source, of)).transpose()?;
+    Ok(Server {
+        host: config.host.clone(),
+        port: config.port,
+        user: config.user.clone(),
+        password,
+        tls_mode: config.tls_mode.clone(),
+        tls_root: config.tls_root.clone(),
+    })
+}

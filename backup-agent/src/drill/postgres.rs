@@ -1,0 +1,294 @@
+//! A database, restored into a scratch database of a *second* server.
+//!
+//! The second server is told from the source by its system identifier, never by its
+//! address.
+
+mod scratch;
+
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
+
+use homelab_common::error_chain::Chain;
+
+use super::{Compared, DrillError, FINDINGS_MAX, Shown, Verdict, Work, target_error};
+use crate::{
+    ids::{Name, RunId},
+    manifest::{Contents, Manifest},
+    progress::{Progress, Stage},
+    repository::RepositoryError,
+    source::postgres::{
+        DATABASE_FILE, PostgresError, Server, Tools,
+        access::Access,
+        contents,
+        manifest::{self, PostgresContents},
+        session::Session,
+        version::{Client, Clients},
+    },
+};
+use scratch::Scratch;
+pub use scratch::{MARKER, PREFIX, sweep};
+
+/// A server to restore into.
+#[derive(Clone, Debug)]
+pub struct PostgresTarget {
+    /// Its name.
+    pub name: Name,
+    /// How to reach it, as a superuser: a restore gives objects to their owners.
+    pub server: Server,
+    /// A database to connect to for making others.
+    pub database: String,
+    /// This host: what it makes there carries the name.
+    pub owner: String,
+    /// What runs and where.
+    pub tools: Tools,
+}
+
+impl PostgresTarget {
+    pub(super) fn inspect(
+        &self,
+        work: &Work<'_>,
+        manifest: &Manifest,
+    ) -> Result<String, DrillError> {
+        let attempt = self.attempt(work, manifest)?;
+        let mut session = attempt.connect(&self.database)?;
+        let facts = attempt.facts(&mut session)?;
+        Ok(format!("PostgreSQL {} at {}", facts.version, self.server))
+    }
+
+    pub(super) fn show(&self, work: &Work<'_>, manifest: &Manifest) -> Result<Shown, DrillError> {
+        let attempt = self.attempt(work, manifest)?;
+        let mut session = attempt.connect(&self.database)?;
+        let obstacles = attempt.facts(&mut session)?.obstacles(attempt.contents);
+        if !obstacles.is_empty() {
+            return Ok(Shown::unverified(obstacles));
+        }
+        let mut scratch = Scratch::new(self, work.drill.run, session);
+        let shown = attempt.in_scratch(&mut scratch);
+        work.progress.enter(Stage::CleaningUp, None);
+        scratch.remove();
+        shown
+    }
+
+    fn attempt<'a>(
+        &'a self,
+        work: &'a Work<'a>,
+        manifest: &'a Manifest,
+    ) -> Result<Attempt<'a>, DrillError> {
+        #[expect(irrefutable_let_patterns, reason = "other kinds of contents are on their way")]
+        let Contents::Postgres(contents) = &manifest.contents else {
+            return Err(work.unsuited(manifest, "folder"));
+        };
+        Ok(Attempt { target: self, work, manifest, contents })
+    }
+
+    fn error(&self, source: PostgresError) -> DrillError {
+        target_error(&self.name, source)
+    }
+}
+
+/// One drill of one database.
+struct Attempt<'a> {
+    target: &'a PostgresTarget,
+    work: &'a Work<'a>,
+    manifest: &'a Manifest,
+    contents: &'a PostgresContents,
+}
+
+impl Attempt<'_> {
+    fn shown(&self, verdict: Verdict, restore_elapsed: Duration) -> Shown {
+        let contents = self.contents;
+        let compared = vec![
+            Compared { what: "tables", count: contents.tables.len() as u64 },
+            Compared { what: "rows", count: contents.rows() },
+            Compared { what: "sequences", count: contents.sequences.len() as u64 },
+            Compared { what: "large objects", count: contents.large_objects.count },
+            Compared { what: "schema objects", count: contents.objects.len() as u64 },
+        ];
+        Shown { verdict, restore_elapsed, compared }
+    }
+
+    fn in_scratch(&self, scratch: &mut Scratch<'_>) -> Result<Shown, DrillError> {
+        let Work { drill, progress, stop } = self.work;
+        let began = Instant::now();
+        if let Err(error) = scratch.make(self.contents) {
+            // Such as a locale that this server does not have.
+            let because = format!("the scratch database cannot be made: {}", Chain(&error));
+            return Ok(Shown::unverified(vec![because]));
+        }
+        let total = drill.snapshot.file(DATABASE_FILE).map(|file| file.bytes);
+        progress.enter(Stage::Restoring, total);
+        let restored = self.feed(&scratch.name)?;
+        let restore_elapsed = began.elapsed();
+        if let Err(failure) = restored {
+            return Ok(self.shown(Verdict::Failed { differences: vec![failure] }, restore_elapsed));
+        }
+        progress.enter(Stage::Comparing, None);
+        let mut session = self.connect(&scratch.name)?;
+        stop.add(session.killer());
+        let found = contents(&mut session).map_err(|source| self.target.error(source))?;
+        Ok(self.shown(judge(self.contents, &found), restore_elapsed))
+    }
+
+    /// Pipes the dump into psql. The inner error is a failed restore, for people.
+    fn feed(&self, database: &str) -> Result<Result<(), String>, DrillError> {
+        let Work { drill, progress, stop } = self.work;
+        let tools = &self.target.tools;
+        let client = self.client()?;
+        let access = self.access(database)?;
+        let program = client
+            .program("psql")
+            .args(["--no-psqlrc", "--quiet", "--output=/dev/null", "--set", "ON_ERROR_STOP=1"])
+            .stdin_piped()
+            .deadline(tools.limits.run_max);
+        let started = tools.exec.stream(access.apply(program)).map_err(PostgresError::Tool);
+        let mut psql = started.map_err(|source| self.target.error(source))?;
+        stop.add(psql.killer());
+        let stdin = psql.take_stdin().unwrap_or_else(|| Box::new(std::io::sink()));
+        let mut sink = Counting { sink: stdin, bytes: 0, progress };
+        let path = drill.snapshot.path_of(DATABASE_FILE);
+        let read = drill.repository.read(&drill.snapshot.id, &path, &mut sink, &stop.cancel);
+        drop(sink);
+        if stop.cancel.is_cancelled() {
+            return Err(DrillError::Cancelled);
+        }
+        let receipt = match read {
+            Err(error @ RepositoryError::Guard(_)) => {
+                return Err(self.work.repository_error(error));
+            }
+            Err(error @ RepositoryError::Incomplete { .. }) => {
+                return Ok(Err(format!("the dump cannot be read: {}", Chain(&error))));
+            }
+            // What could not be written to psql has its cause in psql's own end.
+            other => other.ok(),
+        };
+        if let Err(error) = psql.finish() {
+            return Ok(Err(format!("the dump does not restore: {}", Chain(&error))));
+        }
+        let Some(receipt) = receipt else {
+            return Ok(Err("psql ended before it had read the whole dump".to_owned()));
+        };
+        let stored = self.manifest.files.iter().find(|file| file.name == DATABASE_FILE);
+        if stored.is_none_or(|stored| stored.sha256 != receipt.sha256) {
+            return Ok(Err("the dump is not the one that the manifest belongs to".to_owned()));
+        }
+        Ok(Ok(()))
+    }
+
+    fn facts(&self, session: &mut Session) -> Result<Facts, DrillError> {
+        let facts = Facts::ask(session).map_err(|source| self.target.error(source))?;
+        if facts.system_identifier == self.contents.database.system_identifier {
+            return Err(DrillError::TargetIsSource {
+                target: self.target.name.clone(),
+                backup: self.work.drill.snapshot.backup.clone(),
+                identifier: facts.system_identifier,
+            });
+        }
+        Ok(facts)
+    }
+
+    fn connect(&self, database: &str) -> Result<Session, DrillError> {
+        let client = self.client()?;
+        let access = self.access(database)?;
+        Session::open(&client, &access, &self.target.tools)
+            .map(|session| session.keeping(access))
+            .map_err(|source| self.target.error(source))
+    }
+
+    /// The newest: it understands what every older `pg_dump` writes.
+    fn client(&self) -> Result<Client, DrillError> {
+        let clients = Clients::discover(&self.target.tools.clients);
+        clients.newest().cloned().map_err(|source| self.target.error(source))
+    }
+
+    fn access(&self, database: &str) -> Result<Access, DrillError> {
+        let PostgresTarget { server, tools, .. } = self.target;
+        let run: RunId = self.work.drill.run;
+        Access::open(server, database, run, tools).map_err(|source| self.target.error(source))
+    }
+}
+
+/// What the target is.
+#[derive(Debug, serde::Deserialize)]
+struct Facts {
+    system_identifier: String,
+    version: String,
+    superuser: bool,
+    extensions: Vec<String>,
+}
+
+const FACTS: &str = "\
+SELECT json_build_object(
+  'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
+  'version', current_setting('server_version'),
+  'superuser', (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),
+  'extensions', (SELECT coalesce(json_agg(name), '[]') FROM pg_available_extensions))";
+
+impl Facts {
+    fn ask(session: &mut Session) -> Result<Self, PostgresError> {
+        session.ask("look at the drill target", FACTS)
+    }
+
+    /// What keeps this target from showing anything, a sentence each.
+    fn obstacles(&self, contents: &PostgresContents) -> Vec<String> {
+        let missing = contents
+            .extensions
+            .iter()
+            .filter(|extension| !self.extensions.contains(&extension.name));
+        let mut obstacles: Vec<String> = missing
+            .map(|extension| {
+                format!(
+                    "extension {} {} is not installed on the target; install its package there",
+                    extension.name, extension.version
+                )
+            })
+            .collect();
+        if !self.superuser {
+            obstacles.push(
+                "the target's role is no superuser and cannot give objects to their owners"
+                    .to_owned(),
+            );
+        }
+        obstacles
+    }
+}
+
+/// What cannot be told from a difference between versions proves nothing.
+fn judge(expected: &PostgresContents, found: &PostgresContents) -> Verdict {
+    let differences = manifest::compare(expected, found);
+    if differences.is_empty() {
+        return Verdict::Passed;
+    }
+    let (excused, real): (Vec<_>, Vec<_>) =
+        differences.into_iter().partition(|difference| difference.may_be_version);
+    if real.is_empty() {
+        let (source, target) = (&expected.database.server_version, &found.database.server_version);
+        let because = excused
+            .into_iter()
+            .take(FINDINGS_MAX)
+            .map(|difference| format!("{} (source is {source}, target {target})", difference.text));
+        return Verdict::Unverified { because: because.collect() };
+    }
+    let texts = real.into_iter().chain(excused).map(|difference| difference.text);
+    Verdict::Failed { differences: texts.take(FINDINGS_MAX).collect() }
+}
+
+struct Counting<'a, W> {
+    sink: W,
+    bytes: u64,
+    progress: &'a Progress,
+}
+
+impl<W: Write> Write for Counting<'_, W> {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        let count = self.sink.write(buffer)?;
+        self.bytes += count as u64;
+        self.progress.done(self.bytes);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.sink.flush()
+    }
+}

@@ -1,0 +1,128 @@
+//! The configuration of PostgreSQL sources and of servers to drill on.
+
+use std::{fmt, path::PathBuf};
+
+use homelab_common::{
+    config::{Section, parse},
+    secret::Source as SecretSource,
+};
+
+use super::Limits;
+
+/// Where Debian puts each major version of PostgreSQL's programs.
+const CLIENTS: &str = "/usr/lib/postgresql";
+
+/// The modes of libpq (postgresql.org/docs/current/libpq-ssl.html).
+const TLS_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
+/// `[postgres]`: what holds for all servers.
+#[derive(Clone, Debug)]
+pub struct ToolsConfig {
+    /// Where PostgreSQL's programs are.
+    pub clients: PathBuf,
+    /// Bounds on them.
+    pub limits: Limits,
+}
+
+impl ToolsConfig {
+    /// Reads the table; problems go into the report.
+    #[must_use]
+    pub fn read(section: &Section<'_>) -> Self {
+        let default = Limits::default();
+        let clients = section.or("clients", CLIENTS.into(), parse::path);
+        let limits = Limits {
+            run_max: section.or("run-max", default.run_max, parse::duration),
+            lock_wait: section.or("lock-wait", default.lock_wait, parse::duration),
+        };
+        Self { clients, limits }
+    }
+}
+
+impl fmt::Display for ToolsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "clients = \"{}\"", self.clients.display())?;
+        writeln!(f, "run-max = \"{}\"", parse::show_duration(self.limits.run_max))?;
+        writeln!(f, "lock-wait = \"{}\"", parse::show_duration(self.limits.lock_wait))
+    }
+}
+
+/// A database to back up.
+#[derive(Clone, Debug)]
+pub struct PostgresConfig {
+    /// How to reach it.
+    pub server: ServerConfig,
+}
+
+impl PostgresConfig {
+    /// Reads the keys of a `[[backup]]`; problems go into the report.
+    #[must_use]
+    pub fn read(section: &Section<'_>) -> Option<Self> {
+        let database = section.required("database", parse::string);
+        Some(Self { server: ServerConfig::read(section, database)? })
+    }
+}
+
+impl fmt::Display for PostgresConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.server.fmt(f)
+    }
+}
+
+/// How to reach a PostgreSQL server.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Host name, address, or folder of a Unix socket.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Role.
+    pub user: String,
+    /// Its password.
+    pub password: Option<SecretSource>,
+    /// Database.
+    pub database: String,
+    /// libpq's `sslmode`.
+    pub tls_mode: Option<String>,
+    /// Certificates to check the server's against.
+    pub tls_root: Option<PathBuf>,
+}
+
+impl ServerConfig {
+    /// Reads the keys of a server; problems go into the report.
+    #[must_use]
+    pub fn read(section: &Section<'_>, database: Option<String>) -> Option<Self> {
+        let host = section.required("host", parse::string);
+        let port = section.or("port", 5432, parse::integer(1..=u16::MAX));
+        let user = section.required("user", parse::string);
+        let password = section.optional("password", parse::secret_source);
+        let modes = TLS_MODES.map(|mode| (mode, mode.to_owned()));
+        let tls_mode = section.optional("tls-mode", parse::word(&modes));
+        let tls_root = section.optional("tls-root", parse::path);
+        Some(Self {
+            host: host?,
+            port,
+            user: user?,
+            password,
+            database: database?,
+            tls_mode,
+            tls_root,
+        })
+    }
+}
+
+impl fmt::Display for ServerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "host = \"{}\"\nport = {}", self.host, self.port)?;
+        writeln!(f, "user = \"{}\"\ndatabase = \"{}\"", self.user, self.database)?;
+        if let Some(password) = &self.password {
+            writeln!(f, "password = \"{password}\"")?;
+        }
+        if let Some(mode) = &self.tls_mode {
+            writeln!(f, "tls-mode = \"{mode}\"")?;
+        }
+        match &self.tls_root {
+            Some(root) => writeln!(f, "tls-root = \"{}\"", root.display()),
+            None => Ok(()),
+        }
+    }
+}
