@@ -14,7 +14,7 @@ use homelab_rpc::{
 use tonic::{Code, Status};
 
 use crate::{
-    agent::{AgentError, Kept, Noun, Standing},
+    agent::{Agent, AgentError, Kept, Noun, Standing},
     backup::Backed,
     drill::{self, Verdict},
     failure::Failure,
@@ -103,6 +103,10 @@ pub fn snapshot(repository: &Name, snapshot: &Snapshot) -> pb::Snapshot {
             .iter()
             .map(|file| stored_file(snapshot.path_of(&file.name), file))
             .collect(),
+        warnings: snapshot.summary.warnings.clone(),
+        durability: pb::Durability::Unspecified.into(),
+        items: snapshot.summary.items,
+        quarantined_at: None,
     }
 }
 
@@ -125,6 +129,7 @@ pub fn verification(
         snapshots: found.snapshots,
         finished_at: Some(to_proto(finished_at)),
         elapsed: Some(duration(elapsed)),
+        ..pb::VerificationReport::default()
     }
 }
 
@@ -141,6 +146,7 @@ pub fn restored(restored: &Restored, elapsed: Duration) -> pb::RestoreReport {
         target: folder,
         elapsed: Some(duration(elapsed)),
         next_steps: restored.next_steps.clone(),
+        ..pb::RestoreReport::default()
     }
 }
 
@@ -164,6 +170,12 @@ pub fn drill(report: &drill::Report) -> pb::DrillReport {
         tables: u32::try_from(report.count("tables")).unwrap_or(u32::MAX),
         rows: report.count("rows"),
         backup: report.backup.to_string(),
+        compared: report
+            .compared
+            .iter()
+            .map(|compared| pb::Compared { what: compared.what.to_owned(), count: compared.count })
+            .collect(),
+        ..pb::DrillReport::default()
     }
 }
 
@@ -187,6 +199,29 @@ pub fn repository(name: &Name, kept: &Kept, standing: &Standing) -> pb::Reposito
         available_bytes: standing.available_bytes,
         newest_at: newest.map(|snapshot| to_proto(snapshot.taken_at)),
         stored_bytes: standing.stored_bytes,
+        ..pb::Repository::default()
+    }
+}
+
+/// What is declared on this host.
+#[must_use]
+pub fn declared(agent: &Agent) -> pb::ListBackupsResponse {
+    let backups = agent.backups.iter().map(|(name, declared)| pb::DeclaredBackup {
+        name: name.to_string(),
+        source_kind: source_kind(declared.backup.source.kind()).into(),
+        repository: declared.backup.repository.name().to_string(),
+        copies: Vec::new(),
+        spool: String::new(),
+        drill_target: declared.drill_target.as_ref().map(Name::to_string).unwrap_or_default(),
+    });
+    let targets = agent.targets.values().map(|target| pb::DeclaredTarget {
+        name: target.name().to_string(),
+        kind: target.kind().to_owned(),
+    });
+    pb::ListBackupsResponse {
+        backups: backups.collect(),
+        repositories: agent.repositories.keys().map(Name::to_string).collect(),
+        targets: targets.collect(),
     }
 }
 

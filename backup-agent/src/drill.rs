@@ -54,6 +54,15 @@ impl Target {
         }
     }
 
+    /// What it is, as the configuration says it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => "postgres",
+            Self::Folder(_) => "folder",
+        }
+    }
+
     fn inspect(&self, work: &Work<'_>, manifest: &Manifest) -> Result<String, DrillError> {
         match self {
             Self::Postgres(target) => target.inspect(work, manifest),

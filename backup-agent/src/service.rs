@@ -29,12 +29,28 @@ const PAGE_MAX: usize = 1000;
 /// What is in the protocol and not in the code.
 pub const NOT_BUILT: &[NotBuilt] = &[
     NotBuilt::new(
-        "/homelab.backup.v1.BackupService/PlanRetention",
+        "/homelab.backup.v1.BackupService/ApplyRetention",
         "nothing is forgotten until then; ask how much room is left with GetRepository",
     ),
     NotBuilt::new(
-        "/homelab.backup.v1.BackupService/ApplyRetention",
+        "/homelab.backup.v1.BackupService/PruneRepository",
         "nothing is forgotten until then; ask how much room is left with GetRepository",
+    ),
+    NotBuilt::new(
+        "/homelab.backup.v1.BackupService/ListCopies",
+        "list the snapshots of each repository with ListSnapshots",
+    ),
+    NotBuilt::new(
+        "/homelab.backup.v1.BackupService/CopySnapshot",
+        "copy it by hand with `restic copy`",
+    ),
+    NotBuilt::new(
+        "/homelab.backup.v1.BackupService/ExplainAccess",
+        "check a run with RunBackup and validate_only",
+    ),
+    NotBuilt::new(
+        "/homelab.backup.v1.BackupService/PushBack",
+        "restore the mirror and push it by hand with `git push --mirror`",
     ),
 ];
 
@@ -75,6 +91,9 @@ impl BackupService for Backups {
     type VerifyRepositoryStream = Answers<pb::VerifyRepositoryResponse>;
     type RestoreStream = Answers<pb::RestoreResponse>;
     type RunDrillStream = Answers<pb::RunDrillResponse>;
+    type PruneRepositoryStream = Answers<pb::PruneRepositoryResponse>;
+    type CopySnapshotStream = Answers<pb::CopySnapshotResponse>;
+    type PushBackStream = Answers<pb::PushBackResponse>;
 
     async fn run_backup(
         &self,
@@ -87,6 +106,7 @@ impl BackupService for Backups {
         let answer = |run_id: RunId, event| pb::RunBackupResponse {
             run_id: run_id.to_string(),
             event: Some(event),
+            copies: Vec::new(),
         };
         if validate_only {
             let findings = self.agent.inspect_backup(&backup).await.map_err(refused)?;
@@ -125,7 +145,7 @@ impl BackupService for Backups {
         request: Request<pb::VerifyRepositoryRequest>,
     ) -> Result<Response<Self::VerifyRepositoryStream>, Status> {
         let call = guard::request_id(&request).to_owned();
-        let pb::VerifyRepositoryRequest { request_id, repository, read_data } =
+        let pb::VerifyRepositoryRequest { request_id, repository, read_data, .. } =
             request.into_inner();
         let run = self.run_for(&request_id)?;
         let depth = if read_data { Depth::Data } else { Depth::Structure };
@@ -150,8 +170,9 @@ impl BackupService for Backups {
     ) -> Result<Response<Self::RestoreStream>, Status> {
         let call = guard::request_id(&request).to_owned();
         let refused = |error: AgentError| convert::refused(&error, &call);
-        let pb::RestoreRequest { request_id, validate_only, repository, snapshot_id, target } =
-            request.into_inner();
+        let pb::RestoreRequest {
+            request_id, validate_only, repository, snapshot_id, target, ..
+        } = request.into_inner();
         let run = self.run_for(&request_id)?;
         if snapshot_id.is_empty() {
             let what = "name the snapshot to restore by at least 8 of its digits";
@@ -183,7 +204,7 @@ impl BackupService for Backups {
     ) -> Result<Response<Self::RunDrillStream>, Status> {
         let call = guard::request_id(&request).to_owned();
         let refused = |error: AgentError| convert::refused(&error, &call);
-        let pb::RunDrillRequest { request_id, validate_only, backup, snapshot_id, target } =
+        let pb::RunDrillRequest { request_id, validate_only, backup, snapshot_id, target, .. } =
             request.into_inner();
         let run = self.run_for(&request_id)?;
         let wanted = DrillRequest { backup, snapshot: snapshot_id, target };
@@ -206,18 +227,53 @@ impl BackupService for Backups {
         }))
     }
 
-    async fn plan_retention(
-        &self,
-        _request: Request<pb::PlanRetentionRequest>,
-    ) -> Result<Response<pb::PlanRetentionResponse>, Status> {
-        Err(not_built("PlanRetention"))
-    }
-
     async fn apply_retention(
         &self,
         _request: Request<pb::ApplyRetentionRequest>,
     ) -> Result<Response<pb::ApplyRetentionResponse>, Status> {
         Err(not_built("ApplyRetention"))
+    }
+
+    async fn prune_repository(
+        &self,
+        _request: Request<pb::PruneRepositoryRequest>,
+    ) -> Result<Response<Self::PruneRepositoryStream>, Status> {
+        Err(not_built("PruneRepository"))
+    }
+
+    async fn list_backups(
+        &self,
+        _request: Request<pb::ListBackupsRequest>,
+    ) -> Result<Response<pb::ListBackupsResponse>, Status> {
+        Ok(Response::new(convert::declared(&self.agent)))
+    }
+
+    async fn list_copies(
+        &self,
+        _request: Request<pb::ListCopiesRequest>,
+    ) -> Result<Response<pb::ListCopiesResponse>, Status> {
+        Err(not_built("ListCopies"))
+    }
+
+    async fn copy_snapshot(
+        &self,
+        _request: Request<pb::CopySnapshotRequest>,
+    ) -> Result<Response<Self::CopySnapshotStream>, Status> {
+        Err(not_built("CopySnapshot"))
+    }
+
+    async fn explain_access(
+        &self,
+        _request: Request<pb::ExplainAccessRequest>,
+    ) -> Result<Response<pb::ExplainAccessResponse>, Status> {
+        Err(not_built("ExplainAccess"))
+    }
+
+    async fn push_back(
+        &self,
+        _request: Request<pb::PushBackRequest>,
+    ) -> Result<Response<Self::PushBackStream>, Status> {
+        Err(not_built("PushBack"))
     }
 
     async fn get_repository(

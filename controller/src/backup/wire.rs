@@ -98,8 +98,14 @@ impl GrpcAgents {
             RunKind::Drill => {
                 let snapshot_id = order.snapshot_id.clone().unwrap_or_default();
                 let target = order.target.as_ref().map(ToString::to_string).unwrap_or_default();
-                let request =
-                    pb::RunDrillRequest { request_id, validate_only, backup, snapshot_id, target };
+                let request = pb::RunDrillRequest {
+                    request_id,
+                    validate_only,
+                    backup,
+                    snapshot_id,
+                    target,
+                    repository: String::new(),
+                };
                 let stream = client.run_drill(request).await.map_err(refused)?.into_inner();
                 Ok(answers(host, stream, of_drill))
             }

@@ -46,6 +46,7 @@ impl BackupScheduleApi {
             request_id: id.to_string(),
             repository: backup.repository.to_string(),
             read_data: request.read_data,
+            ..Default::default()
         });
         let answers = answers.await.map_err(|status| passed(&backup, status))?.into_inner();
         let each = answers.map(move |answer| match answer {
@@ -73,6 +74,7 @@ impl BackupScheduleApi {
             repository: backup.repository.to_string(),
             snapshot_id,
             target: request.target,
+            ..Default::default()
         });
         let answers = answers.await.map_err(|status| passed(&backup, status))?.into_inner();
         let each = answers.map(move |answer| match answer {

@@ -136,7 +136,11 @@ impl BackupService for Service {
         let request = request.into_inner();
         self.0.guard()?;
         let run = request.request_id.clone();
-        let say = move |event| pb::RunBackupResponse { run_id: run.clone(), event: Some(event) };
+        let say = move |event| pb::RunBackupResponse {
+            run_id: run.clone(),
+            event: Some(event),
+            copies: Vec::new(),
+        };
         if request.validate_only {
             let findings = vec!["would dump database `wiki`".to_owned()];
             let event = Event::Validation(pb::BackupValidation { findings });
@@ -214,10 +218,51 @@ impl BackupService for Service {
         Ok(going(&self.0, say(Event::Progress(dumping())), say(Event::Report(report))))
     }
 
-    async fn plan_retention(
+    type PruneRepositoryStream = Answers<pb::PruneRepositoryResponse>;
+
+    async fn prune_repository(
         &self,
-        _request: Request<pb::PlanRetentionRequest>,
-    ) -> Result<Response<pb::PlanRetentionResponse>, Status> {
+        _request: Request<pb::PruneRepositoryRequest>,
+    ) -> Result<Response<Self::PruneRepositoryStream>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
+    async fn list_backups(
+        &self,
+        _request: Request<pb::ListBackupsRequest>,
+    ) -> Result<Response<pb::ListBackupsResponse>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
+    async fn list_copies(
+        &self,
+        _request: Request<pb::ListCopiesRequest>,
+    ) -> Result<Response<pb::ListCopiesResponse>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
+    type CopySnapshotStream = Answers<pb::CopySnapshotResponse>;
+
+    async fn copy_snapshot(
+        &self,
+        _request: Request<pb::CopySnapshotRequest>,
+    ) -> Result<Response<Self::CopySnapshotStream>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
+    async fn explain_access(
+        &self,
+        _request: Request<pb::ExplainAccessRequest>,
+    ) -> Result<Response<pb::ExplainAccessResponse>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
+    type PushBackStream = Answers<pb::PushBackResponse>;
+
+    async fn push_back(
+        &self,
+        _request: Request<pb::PushBackRequest>,
+    ) -> Result<Response<Self::PushBackStream>, Status> {
         Err(Status::unimplemented("no test asks for it"))
     }
 
@@ -270,7 +315,7 @@ fn snapshot(run: &str) -> pb::Snapshot {
         run_id: run.to_owned(),
         taken_at: Some(time_message(moment())),
         verified_at: Some(time_message(moment())),
-        manifest: Some(pb::Manifest { postgres: Some(postgres) }),
+        manifest: Some(pb::Manifest { postgres: Some(postgres), ..Default::default() }),
         ..Default::default()
     }
 }
