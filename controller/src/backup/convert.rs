@@ -231,6 +231,7 @@ mod tests {
                     database: "wiki".to_owned(),
                     ..pb::PostgresManifest::default()
                 }),
+                ..pb::Manifest::default()
             }),
             ..pb::Snapshot::default()
         };
