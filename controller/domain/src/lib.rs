@@ -11,6 +11,7 @@ pub mod ids;
 pub mod job;
 pub mod placement;
 pub mod reason;
+pub mod retention;
 pub mod risk;
 pub mod run;
 pub mod schedule;

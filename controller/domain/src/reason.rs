@@ -120,6 +120,22 @@ reasons! {
     RUN_UNKNOWN;
     /// Clocks differ by more than can be overlooked.
     CLOCK_SKEW;
+    /// The newest verified snapshot is too old for older ones to be given up.
+    NEWEST_TOO_OLD;
+    /// The newest snapshot is much smaller than those before.
+    SIZES_COLLAPSED;
+    /// The newest snapshot holds much less than those before.
+    ROWS_COLLAPSED;
+    /// A clock was moved, so that times do not say what came first.
+    CLOCK_MOVED;
+    /// What is known of the snapshots is old or was found wrong.
+    UNVERIFIED_EVIDENCE;
+    /// A repository has no room.
+    REPOSITORY_FULL;
+    /// A verified snapshot is gone, and nobody gave it up.
+    SNAPSHOT_VANISHED;
+    /// More than half of the snapshots would be given up at once.
+    TOO_MANY_AT_ONCE;
     /// Jobs failed.
     JOBS_FAILED;
     /// A job has waited for long.
