@@ -168,6 +168,10 @@ names! {
     RepositoryName, "repository", label;
     /// A service that the site declares.
     ServiceName, "service", label;
+    /// A secret, by what it is called and never what it is.
+    SecretName, "secret", label;
+    /// A maintenance window.
+    WindowName, "window", label;
     /// A network segment.
     NetworkName, "network", label;
     /// A place that a drill may restore into.

@@ -5,12 +5,16 @@
 //! carries its reasons, so that a dry run, the dashboard and a test can show
 //! them. The words are those of the protocol, which this crate does not know.
 
+pub mod copies;
+pub mod drill;
+pub mod evidence;
 pub mod fleet;
 pub mod identity;
 pub mod ids;
 pub mod job;
 pub mod placement;
 pub mod reason;
+pub mod recovery;
 pub mod retention;
 pub mod risk;
 pub mod run;

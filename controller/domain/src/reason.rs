@@ -134,6 +134,30 @@ reasons! {
     REPOSITORY_FULL;
     /// A verified snapshot is gone, and nobody gave it up.
     SNAPSHOT_VANISHED;
+    /// Nobody has shown lately that the recovery kit opens everything.
+    KIT_UNPROVED;
+    /// The recovery kit did not open everything.
+    KIT_FAILED;
+    /// The site has changed since the recovery kit was made.
+    KIT_OUTDATED;
+    /// What opens a backup is kept only inside of what it protects.
+    RECOVERY_LOOP;
+    /// Copies, media and places do not make 3-2-1.
+    COPIES_MISSING;
+    /// Restores take longer than their target.
+    RTO_MISSED;
+    /// A backup that comes before failed, so that this run stands alone.
+    DEPENDENCY_FAILED;
+    /// It waits for a backup that comes before.
+    WAITS_FOR_DEPENDENCY;
+    /// A maintenance window is open.
+    MAINTENANCE;
+    /// All data of a repository has not been read for too long.
+    SCRUB_OVERDUE;
+    /// Reading all data of a repository found damage.
+    REPOSITORY_DAMAGED;
+    /// A spool holds what its repository has not got.
+    SPOOL_NOT_DRAINED;
     /// More than half of the snapshots would be given up at once.
     TOO_MANY_AT_ONCE;
     /// Jobs failed.

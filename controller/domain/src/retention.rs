@@ -15,7 +15,6 @@ mod rule;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     time::Duration,
 };
 
@@ -222,8 +221,7 @@ impl Plan {
                 Verdict::Quarantined { .. } => "quarantined",
                 Verdict::Delete => "delete",
             };
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{word} {}", decision.snapshot.id);
+            text.push_str(&format!("{word} {}\n", decision.snapshot.id));
         }
         text
     }

@@ -1,6 +1,7 @@
 //! When something is due: a cron expression read in a time zone.
 
 mod due;
+mod punctual;
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -14,6 +15,7 @@ use jiff::{
 };
 
 pub use due::{Due, History, Hold, Missed, Policy};
+pub use punctual::{Punctuality, Served};
 
 /// An IANA time zone, such as `Europe/Amsterdam`. The zones are compiled in,
 /// so that a host without a zone database reads the same times.
@@ -131,6 +133,12 @@ impl Schedule {
         let start = self.zone.local(after);
         let next = self.cron.find_next_occurrence(&start, false).ok()?.timestamp();
         Some(self.end_of_silent_gap(after, next).unwrap_or(next))
+    }
+
+    /// The newest time in `(after, until]`; none when there is none.
+    #[must_use]
+    pub fn newest_in(&self, after: Timestamp, until: Timestamp) -> Option<Timestamp> {
+        self.passed(after, until).map(|passed| passed.newest)
     }
 
     /// The longest time between two firings within the next `sample` of them;

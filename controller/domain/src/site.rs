@@ -4,21 +4,24 @@
 //! [`SiteDraft::check`] finds every problem between the parts and gives the
 //! [`Site`] that all decisions use.
 
+mod backup;
 mod check;
 mod network;
 
 use std::{net::IpAddr, time::Duration};
 
+pub use backup::{
+    Backup, GRACE, JITTER, KIT_PROOF_EVERY, Keeper, Repository, SCRUB_EVERY, Secret, SourceKind,
+    Window,
+};
 pub use check::SiteProblem;
 pub use network::{
     Cidr, InvalidCidr, InvalidMac, MacAddress, NetworkSegment, SegmentRule, SegmentVerdict,
 };
 
 use crate::{
-    ids::{
-        BackupName, DrillTargetName, HostName, ModelName, RepositoryName, ServiceName, SiteName,
-    },
-    schedule::{Schedule, Zone},
+    ids::{BackupName, HostName, ModelName, RepositoryName, ServiceName, SiteName},
+    schedule::Zone,
 };
 
 /// A site whose parts may still contradict each other.
@@ -42,6 +45,12 @@ pub struct SiteDraft {
     pub repositories: Vec<Repository>,
     /// Backups.
     pub backups: Vec<Backup>,
+    /// Times in which schedules do not fire.
+    pub windows: Vec<Window>,
+    /// Secrets that a cold start needs.
+    pub secrets: Vec<Secret>,
+    /// How often the recovery kit is proved to open everything.
+    pub kit_proof_every: Duration,
     /// Tiers of AI jobs.
     pub tiers: Vec<TierConfig>,
 }
@@ -116,6 +125,30 @@ impl Site {
     #[must_use]
     pub fn backup(&self, name: &BackupName) -> Option<&Backup> {
         self.0.backups.iter().find(|backup| backup.name == *name)
+    }
+
+    /// The repository of that name.
+    #[must_use]
+    pub fn repository(&self, name: &RepositoryName) -> Option<&Repository> {
+        self.0.repositories.iter().find(|one| one.name == *name)
+    }
+
+    /// Times in which schedules do not fire.
+    #[must_use]
+    pub fn windows(&self) -> &[Window] {
+        &self.0.windows
+    }
+
+    /// Secrets that a cold start needs.
+    #[must_use]
+    pub fn secrets(&self) -> &[Secret] {
+        &self.0.secrets
+    }
+
+    /// How often the recovery kit is proved to open everything.
+    #[must_use]
+    pub const fn kit_proof_every(&self) -> Duration {
+        self.0.kit_proof_every
     }
 
     /// Tiers, in the order in which a job without a tier tries them.
@@ -203,6 +236,8 @@ pub struct Host {
     pub address: IpAddr,
     /// Its role in the site, for people.
     pub description: String,
+    /// Where it is: things at the same place burn together.
+    pub place: String,
     /// What power state is expected.
     pub expected_power: ExpectedPower,
     /// Address of the network card that wakes it.
@@ -250,55 +285,8 @@ pub struct Service {
     pub port: u16,
     /// How it is spoken to.
     pub kind: ServiceKind,
-}
-
-/// One repository, as the site knows it; where it lies is in the config of the
-/// backup-agents that use it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Repository {
-    /// Name.
-    pub name: RepositoryName,
-    /// What it is, for people.
-    pub description: String,
-}
-
-crate::words! {
-    /// Kinds of backup source.
-    SourceKind {
-        /// PostgreSQL databases.
-        Postgres = "postgres",
-        /// A Vaultwarden data folder.
-        Vaultwarden = "vaultwarden",
-        /// Git repositories.
-        Git = "git",
-        /// An OPNsense configuration.
-        Opnsense = "opnsense",
-        /// ZFS datasets.
-        Zfs = "zfs",
-        /// Plain files.
-        Files = "files",
-    }
-}
-
-/// One declared backup.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backup {
-    /// Name; the backup-agent's config has the source under the same name.
-    pub name: BackupName,
-    /// Host whose backup-agent runs it.
-    pub host: HostName,
-    /// Repository that it goes to.
-    pub repository: RepositoryName,
-    /// Kind of source.
-    pub source: SourceKind,
-    /// When it runs.
-    pub schedule: Schedule,
-    /// When it is drilled.
-    pub drill: Option<Schedule>,
-    /// How old the newest verified snapshot may become.
-    pub rpo: Duration,
-    /// Where drills restore to; needed when there is a drill schedule.
-    pub drill_target: Option<DrillTargetName>,
+    /// Services that it cannot start without.
+    pub needs: Vec<ServiceName>,
 }
 
 crate::words! {

@@ -1,22 +1,17 @@
 //! From TOML to a checked site.
 
-use std::time::Duration;
+mod backup;
 
-use homelab_common::config::{Allowed, Document, Report, Section, Value, parse};
+use homelab_common::config::{Document, Report, Section, parse};
 use homelab_domain::{
-    ids::{DrillTargetName, HostName, ModelName, NetworkName},
-    schedule::{Schedule, Zone},
+    ids::{HostName, ModelName, NetworkName},
+    schedule::Zone,
     site::{
-        Backup, Cidr, Daemon, DaemonKind, ExpectedPower, Host, MacAddress, NetworkSegment,
-        Repository, SegmentRule, SegmentVerdict, Service, ServiceKind, Site, SiteDraft, SourceKind,
-        Tier, TierConfig,
+        Cidr, Daemon, DaemonKind, ExpectedPower, Host, MacAddress, NetworkSegment, SegmentRule,
+        SegmentVerdict, Service, ServiceKind, Site, SiteDraft, Tier, TierConfig,
     },
 };
 use jiff::Timestamp;
-
-/// Targets that make sense: less than a minute cannot be met, more than a year is none.
-const RPO: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(60)..=Duration::from_secs(366 * 24 * 3600);
 
 /// Parts that are documented, accepted, and not acted upon yet.
 const LATER: [&str; 2] = ["notify", "phase"];
@@ -33,12 +28,17 @@ pub(super) fn site(
     let domain = head.or("domain", "home.arpa".to_owned(), parse::text(domain));
     let zone = head.or("time-zone", Zone::UTC, parse::text(Zone::try_new));
 
-    let hosts = each(&root, "host", host);
+    let place = head.or("place", "home".to_owned(), parse::string);
+    let hosts = each(&root, "host", |section| host(section, &place));
     let networks = each(&root, "network", network);
     let segment_rules = each(&root, "segment-rule", segment_rule);
     let services = each(&root, "service", service);
-    let repositories = each(&root, "repository", repository);
-    let backups = each(&root, "backup", |section| backup(section, &zone));
+    let repositories = each(&root, "repository", |section| backup::repository(section, &place));
+    let keep = backup::default_keep(&root, &zone);
+    let backups = each(&root, "backup", |section| backup::backup(section, &zone, keep.as_ref()));
+    let windows = each(&root, "window", |section| backup::window(section, &zone));
+    let secrets = each(&root, "secret", backup::secret);
+    let kit_proof_every = backup::kit_proof_every(&root);
     let ai = root.table("ai");
     let tiers = each(&ai, "tier", tier);
     let mut later: Vec<_> = LATER.into_iter().filter(|part| root.has(part)).collect();
@@ -55,6 +55,9 @@ pub(super) fn site(
             services: services?,
             repositories: repositories?,
             backups: backups?,
+            windows: windows?,
+            secrets: secrets?,
+            kit_proof_every,
             tiers: tiers?,
         })
     })?;
@@ -80,10 +83,11 @@ fn each<'d, T>(
     read.into_iter().collect()
 }
 
-fn host(section: &Section<'_>) -> Option<Host> {
+fn host(section: &Section<'_>, home: &str) -> Option<Host> {
     let name = section.required("name", parse::text(|text| text.parse()));
     let address = section.required("address", parse::ip_addr);
     let description = section.or("description", String::new(), parse::string);
+    let place = section.or("place", home.to_owned(), parse::string);
     let powers = [("on", ExpectedPower::On), ("on-demand", ExpectedPower::OnDemand)];
     let expected_power = section.or("expected-power", ExpectedPower::On, parse::word(&powers));
     let mac = section.optional("mac", parse::text(|text| text.parse::<MacAddress>()));
@@ -101,7 +105,7 @@ fn host(section: &Section<'_>) -> Option<Host> {
             None => section.problem(&key, format!("only with `{kind}` among the daemons")),
         }
     }
-    Some(Host { name: name?, address: address?, description, expected_power, mac, daemons })
+    Some(Host { name: name?, address: address?, description, place, expected_power, mac, daemons })
 }
 
 fn network(section: &Section<'_>) -> Option<NetworkSegment> {
@@ -135,49 +139,8 @@ fn service(section: &Section<'_>) -> Option<Service> {
     let host = section.required("host", parse::text(|text| text.parse::<HostName>()));
     let port = section.required("port", parse::integer(1..=u16::MAX));
     let kind = section.or("kind", ServiceKind::Tcp, parse::word(&words));
-    Some(Service { name: name?, host: host?, port: port?, kind })
-}
-
-fn repository(section: &Section<'_>) -> Option<Repository> {
-    let name = section.required("name", parse::text(|text| text.parse()));
-    let description = section.or("description", String::new(), parse::string);
-    Some(Repository { name: name?, description })
-}
-
-fn backup(section: &Section<'_>, zone: &Zone) -> Option<Backup> {
-    let words = [
-        ("postgres", SourceKind::Postgres),
-        ("vaultwarden", SourceKind::Vaultwarden),
-        ("git", SourceKind::Git),
-        ("opnsense", SourceKind::Opnsense),
-        ("zfs", SourceKind::Zfs),
-        ("files", SourceKind::Files),
-    ];
-    let cron = |value: &Value<'_>| {
-        let text = value.as_str().ok_or_else(|| Allowed::new("a cron expression in quotes"))?;
-        Schedule::try_new(text, zone.clone()).map_err(|error| {
-            Allowed::new(format!("a cron expression such as \"30 2 * * *\": {}", error.why))
-        })
-    };
-    let name = section.required("name", parse::text(|text| text.parse()));
-    let host = section.required("host", parse::text(|text| text.parse::<HostName>()));
-    let repository = section.required("repository", parse::text(|text| text.parse()));
-    let source = section.required("source", parse::word(&words));
-    let schedule = section.required("schedule", cron);
-    let drill = section.optional("drill-schedule", cron);
-    let rpo = section.required("rpo", parse::duration_in(RPO));
-    let drill_target =
-        section.optional("drill-target", parse::text(|text| text.parse::<DrillTargetName>()));
-    Some(Backup {
-        name: name?,
-        host: host?,
-        repository: repository?,
-        source: source?,
-        schedule: schedule?,
-        drill,
-        rpo: rpo?,
-        drill_target,
-    })
+    let needs = section.list("needs", parse::text(|text| text.parse()));
+    Some(Service { name: name?, host: host?, port: port?, kind, needs })
 }
 
 fn tier(section: &Section<'_>) -> Option<TierConfig> {

@@ -28,6 +28,7 @@ fn site() -> Site {
         name: name(text),
         address: [192, 168, 200, last].into(),
         description: String::new(),
+        place: "home".to_owned(),
         expected_power,
         mac: (expected_power == ExpectedPower::OnDemand)
             .then(|| "00:1b:21:3c:4d:5e".parse().unwrap()),
@@ -53,6 +54,9 @@ fn site() -> Site {
         services: vec![],
         repositories: vec![],
         backups: vec![],
+        windows: vec![],
+        secrets: vec![],
+        kit_proof_every: crate::site::KIT_PROOF_EVERY,
         tiers: vec![
             tier(Tier::Bronze, &["cw-nas", "ryzen"], &["tiny", "small"]),
             tier(Tier::Silver, &["x99"], &["big", "small"]),

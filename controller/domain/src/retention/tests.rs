@@ -200,7 +200,7 @@ fn pitfall_22_a_clock_that_was_set_back_stops_retention_and_never_shortens_a_qua
     back.evidence.latest_seen = Some(ago(-3600));
     let early = now() - SignedDuration::from_hours(24 * 365);
     for at in [now(), early] {
-        let plan = planned(&policy(), &[back.clone()], &[], at).remove(0);
+        let plan = planned(&policy(), std::slice::from_ref(&back), &[], at).remove(0);
         assert!(brakes(&plan).contains(&BrakeKind::ClockMoved));
         assert_eq!(plan.to_delete().count(), 0);
     }
@@ -211,11 +211,12 @@ fn a_snapshot_is_deleted_when_its_quarantine_has_ended_and_not_before() {
     let before = holding("nas", days(60));
     let mut policy = policy();
     policy.last = 1;
-    let first = planned(&policy, &[before.clone()], &[], now()).remove(0);
+    let first = planned(&policy, std::slice::from_ref(&before), &[], now()).remove(0);
     let going: Vec<_> = first.to_quarantine().map(str::to_owned).collect();
     assert!(!going.is_empty() && first.to_delete().count() == 0);
     let held = applied(&before, &first, now());
-    let later = |days: i64| planned(&policy, &[held.clone()], &[], ago(-days * DAY)).remove(0);
+    let later =
+        |days: i64| planned(&policy, std::slice::from_ref(&held), &[], ago(-days * DAY)).remove(0);
     assert_eq!(later(6).to_delete().count(), 0);
     let deleted: Vec<_> = later(7).to_delete().map(str::to_owned).collect();
     assert!(going.iter().all(|id| deleted.contains(id)));
@@ -365,9 +366,9 @@ proptest! {
     #[test]
     fn a_plan_that_was_carried_out_leaves_nothing_to_do(policy in any_policy(), all in any_candidates()) {
         let before = holding("nas", all);
-        let plan = planned(&policy, &[before.clone()], &[], now()).remove(0);
+        let plan = planned(&policy, std::slice::from_ref(&before), &[], now()).remove(0);
         let after = applied(&before, &plan, now());
-        prop_assert!(planned(&policy, &[after.clone()], &[], now())[0].is_empty());
+        prop_assert!(planned(&policy, std::slice::from_ref(&after), &[], now())[0].is_empty());
         // And when the quarantine is over and everything is gone, what stays is what stayed.
         let mut over = after;
         over.snapshots.retain(|one| one.quarantined_since.is_none());

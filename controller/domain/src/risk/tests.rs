@@ -20,15 +20,14 @@ fn ago(secs: i64) -> Timestamp {
 }
 
 fn wiki() -> Backup {
+    let name = BackupName::try_new("wiki").unwrap();
+    let host = HostName::try_new("hx310-db").unwrap();
+    let repository = RepositoryName::try_new("nas").unwrap();
+    let schedule = Schedule::try_new("0 3 * * *", Zone::UTC).unwrap();
+    let rpo = Duration::from_secs(26 * 3600);
     Backup {
-        name: BackupName::try_new("wiki").unwrap(),
-        host: HostName::try_new("hx310-db").unwrap(),
-        repository: RepositoryName::try_new("nas").unwrap(),
-        source: SourceKind::Postgres,
-        schedule: Schedule::try_new("0 3 * * *", Zone::UTC).unwrap(),
-        drill: None,
-        rpo: Duration::from_secs(26 * 3600),
         drill_target: Some(DrillTargetName::try_new("nas-pg").unwrap()),
+        ..Backup::new(name, host, repository, SourceKind::Postgres, schedule, rpo)
     }
 }
 

@@ -111,7 +111,7 @@ impl Schedule {
     }
 
     /// The times in `(after, until]`.
-    fn passed(&self, after: Timestamp, until: Timestamp) -> Option<Missed> {
+    pub(super) fn passed(&self, after: Timestamp, until: Timestamp) -> Option<Missed> {
         let oldest = self.next_after(after).filter(|first| *first <= until)?;
         let mut missed = Missed { oldest, newest: oldest, count: 1 };
         while let Some(next) = self.next_after(missed.newest).filter(|next| *next <= until) {

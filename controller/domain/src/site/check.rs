@@ -1,14 +1,13 @@
 //! What the parts of a site must have in common.
 
+mod backup;
+
 use std::{collections::HashMap, fmt, hash::Hash, net::SocketAddr};
 
 use jiff::Timestamp;
 
-use super::{Backup, DaemonKind, ExpectedPower, Host, Site, SiteDraft, Tier, TierConfig};
-use crate::{ids::HostName, text::span};
-
-/// How many firings are looked at to find the longest gap of a schedule.
-const GAP_SAMPLE: usize = 40;
+use super::{DaemonKind, ExpectedPower, Host, Site, SiteDraft, Tier, TierConfig};
+use crate::ids::HostName;
 
 /// One contradiction in a site.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +40,9 @@ impl SiteDraft {
         self.networks_fit(&mut problems);
         self.services_fit(&mut problems);
         self.backups_fit(now, &mut problems);
+        self.repositories_fit(&mut problems);
+        self.windows_fit(&mut problems);
+        self.secrets_fit(&mut problems);
         self.tiers_fit(&mut problems);
         if problems.is_empty() { Ok(Site(self)) } else { Err(problems) }
     }
@@ -51,6 +53,8 @@ impl SiteDraft {
         unique(problems, "service", "name", each(&self.services, |service| Some(&service.name)));
         unique(problems, "repository", "name", each(&self.repositories, |one| Some(&one.name)));
         unique(problems, "backup", "name", each(&self.backups, |backup| Some(&backup.name)));
+        unique(problems, "window", "name", each(&self.windows, |window| Some(&window.name)));
+        unique(problems, "secret", "name", each(&self.secrets, |secret| Some(&secret.name)));
         unique(problems, "ai.tier", "tier", each(&self.tiers, |config| Some(&config.tier)));
     }
 
@@ -118,37 +122,9 @@ impl SiteDraft {
                 let path = format!("service[{index}].port");
                 problems.push(SiteProblem::new(path, "1 to 65535 is allowed"));
             }
-        }
-    }
-
-    fn backups_fit(&self, now: Timestamp, problems: &mut Vec<SiteProblem>) {
-        for (index, backup) in self.backups.iter().enumerate() {
-            let path = |key: &str| format!("backup[{index}].{key}");
-            match self.find_host(&backup.host) {
-                None => problems.push(self.unknown_host(path("host"), &backup.host)),
-                Some(host) if host.daemon(DaemonKind::BackupAgent).is_none() => {
-                    problems.push(SiteProblem::new(
-                        path("host"),
-                        format!("`{}` has no backup-agent to run it", backup.host),
-                    ));
-                }
-                Some(_) => {}
+            for name in service.needs.iter().filter(|name| !self.has_service(name)) {
+                problems.push(self.unknown_service(format!("service[{index}].needs"), name));
             }
-            if !self.repositories.iter().any(|one| one.name == backup.repository) {
-                let known = known(self.repositories.iter().map(|one| &one.name));
-                problems.push(SiteProblem::new(
-                    path("repository"),
-                    format!("there is no repository `{}`; {known}", backup.repository),
-                ));
-            }
-            if backup.drill.is_some() && backup.drill_target.is_none() {
-                problems.push(SiteProblem::new(
-                    path("drill_target"),
-                    "a drill schedule needs a target to restore into",
-                ));
-            }
-            problems
-                .extend(rpo_too_short(backup, now).map(|why| SiteProblem::new(path("rpo"), why)));
         }
     }
 
@@ -192,20 +168,6 @@ impl SiteDraft {
         let known = known(self.hosts.iter().map(|host| &host.name));
         SiteProblem::new(path, format!("there is no host `{name}`; {known}"))
     }
-}
-
-/// A backup that runs less often than its target allows misses it on every day
-/// on which nothing is wrong.
-fn rpo_too_short(backup: &Backup, now: Timestamp) -> Option<String> {
-    let gap = backup.schedule.longest_gap(now, GAP_SAMPLE);
-    (backup.rpo < gap).then(|| {
-        format!(
-            "{} is shorter than the {} that can lie between two runs of `{}`",
-            span(backup.rpo),
-            span(gap),
-            backup.schedule.cron(),
-        )
-    })
 }
 
 fn worker_misfit(config: &TierConfig, host: &Host) -> Option<String> {

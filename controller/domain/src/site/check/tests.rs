@@ -5,8 +5,8 @@ use crate::{
     ids::{BackupName, ModelName, NetworkName, RepositoryName, SiteName},
     schedule::{Schedule, Zone},
     site::{
-        Daemon, NetworkSegment, Repository, SegmentRule, SegmentVerdict, Service, ServiceKind,
-        SourceKind,
+        Backup, Daemon, KIT_PROOF_EVERY, Keeper, NetworkSegment, Repository, Secret, SegmentRule,
+        SegmentVerdict, Service, ServiceKind, SourceKind,
     },
 };
 
@@ -23,6 +23,7 @@ fn host(text: &str, last: u8) -> Host {
         name: name(text),
         address: [192, 168, 200, last].into(),
         description: String::new(),
+        place: "home".to_owned(),
         expected_power: ExpectedPower::On,
         mac: None,
         daemons: DaemonKind::ALL.iter().copied().map(Daemon::on_default_port).collect(),
@@ -42,20 +43,18 @@ fn draft() -> SiteDraft {
         }],
         segment_rules: vec![],
         services: vec![],
-        repositories: vec![Repository {
-            name: RepositoryName::try_new("nas").unwrap(),
-            description: String::new(),
-        }],
-        backups: vec![Backup {
-            name: BackupName::try_new("wiki").unwrap(),
-            host: name("hx310-db"),
-            repository: RepositoryName::try_new("nas").unwrap(),
-            source: SourceKind::Postgres,
-            schedule: Schedule::try_new("0 3 * * *", Zone::UTC).unwrap(),
-            drill: None,
-            rpo: Duration::from_secs(26 * 3600),
-            drill_target: None,
-        }],
+        repositories: vec![Repository::new(RepositoryName::try_new("nas").unwrap(), "home")],
+        backups: vec![Backup::new(
+            BackupName::try_new("wiki").unwrap(),
+            name("hx310-db"),
+            RepositoryName::try_new("nas").unwrap(),
+            SourceKind::Postgres,
+            Schedule::try_new("0 3 * * *", Zone::UTC).unwrap(),
+            Duration::from_secs(26 * 3600),
+        )],
+        windows: vec![],
+        secrets: vec![],
+        kit_proof_every: KIT_PROOF_EVERY,
         tiers: vec![TierConfig {
             tier: Tier::Bronze,
             hosts: vec![name("cw-nas")],
@@ -136,6 +135,7 @@ fn what_a_part_needs_of_another_must_be_there() {
             host: name("gone"),
             port: 0,
             kind: ServiceKind::Https,
+            needs: vec![],
         });
         draft.segment_rules.push(SegmentRule {
             from: NetworkName::try_new("mgmt").unwrap(),
@@ -171,4 +171,40 @@ fn networks_do_not_overlap() {
     });
     assert_eq!(all.len(), 2, "{all:?}");
     assert!(all[1].contains("192.168.0.0/16 overlaps 192.168.200.0/24 of `mgmt`"), "{all:?}");
+}
+
+#[test]
+fn what_a_backup_names_must_be_there_and_of_its_own() {
+    let repository = |text| RepositoryName::try_new(text).unwrap();
+    let all = problems(|draft| {
+        let other = BackupName::try_new("files").unwrap();
+        let mut files = Backup { name: other.clone(), ..draft.backups[0].clone() };
+        files.after = vec![draft.backups[0].name.clone()];
+        let wiki = &mut draft.backups[0];
+        wiki.after = vec![other];
+        wiki.copies = vec![repository("nas"), repository("gone")];
+        wiki.drill_repository = Some(repository("elsewhere"));
+        wiki.drill_host = Some(name("nobody"));
+        draft.backups.push(files);
+        draft.repositories[0].secret = Some(crate::ids::SecretName::try_new("key").unwrap());
+        draft.secrets.push(Secret {
+            name: crate::ids::SecretName::try_new("other").unwrap(),
+            description: String::new(),
+            kept_in: vec![Keeper::Service(crate::ids::ServiceName::try_new("gone").unwrap())],
+            services: vec![],
+        });
+    });
+    assert_eq!(
+        all,
+        [
+            "backup[0].drill_host: there is no host `nobody`; known: hx310-db, cw-nas",
+            "backup[0].copies: there is no repository `gone`; known: nas",
+            "backup[0].copies: `nas` holds it already; a copy is elsewhere",
+            "backup[0].drill_repository: `elsewhere` is neither its repository nor one of its copies",
+            "backup[0].after: `wiki` would wait for itself",
+            "backup[1].after: `files` would wait for itself",
+            "repository[0].secret: there is no secret `key`; known: other",
+            "secret[0].kept_in: there is no service `gone`; none is declared",
+        ]
+    );
 }
