@@ -26,4 +26,5 @@ pub mod service;
 pub mod shell;
 pub mod source;
 pub mod stream;
+pub mod tree;
 pub mod verify;
