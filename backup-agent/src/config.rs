@@ -17,14 +17,18 @@ use uuid::Uuid;
 use crate::{
     ids::Name,
     repository::{SourceKind, identity::MountRule, mount::NETWORK_FILESYSTEMS},
-    source::postgres::config::{PostgresConfig, ServerConfig, ToolsConfig},
+    source::{
+        files::config::FilesConfig,
+        postgres::config::{PostgresConfig, ServerConfig, ToolsConfig},
+    },
 };
 
 /// Where the file stands unless another one is named.
 pub const PATH: &str = "/etc/homelab/backup-agent.toml";
 
 /// What `source` may say.
-const SOURCES: [(&str, SourceKind); 1] = [("postgres", SourceKind::Postgres)];
+const SOURCES: [(&str, SourceKind); 2] =
+    [("postgres", SourceKind::Postgres), ("files", SourceKind::Files)];
 
 /// What `kind` of a drill target may say.
 const PLACES: [(&str, PlaceKind); 2] =
@@ -89,6 +93,8 @@ pub struct BackupConfig {
 pub enum SourceConfig {
     /// A PostgreSQL database.
     Postgres(PostgresConfig),
+    /// Trees of files.
+    Files(FilesConfig),
 }
 
 /// One place to drill in.
@@ -225,6 +231,7 @@ fn backup(section: &Section<'_>, known: &Known) -> Option<BackupConfig> {
     let drill_target = section.optional("drill-target", one_of(&known.targets));
     let source = match kind? {
         SourceKind::Postgres => SourceConfig::Postgres(PostgresConfig::read(section)?),
+        SourceKind::Files => SourceConfig::Files(FilesConfig::read(section)?),
         // The words above are those of the kinds that are built.
         _ => return None,
     };
@@ -301,6 +308,7 @@ impl fmt::Display for SourceConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Postgres(config) => write!(f, "source = \"postgres\"\n{config}"),
+            Self::Files(config) => write!(f, "source = \"files\"\n{config}"),
         }
     }
 }

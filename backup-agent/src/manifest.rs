@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{Name, RunId},
     repository::{SourceKind, StoredFile},
-    source::postgres::manifest::PostgresContents,
+    source::{files::manifest::FilesContents, postgres::manifest::PostgresContents},
 };
 
 /// The file that holds the manifest, in every snapshot.
@@ -48,9 +48,13 @@ pub struct Manifest {
 /// What was counted, by kind of source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "there is one per manifest, never a list")]
 pub enum Contents {
     /// Of a PostgreSQL database.
     Postgres(PostgresContents),
+    /// Of a tree of files; the manifest has `files` of its own.
+    #[serde(rename = "tree")]
+    Files(FilesContents),
 }
 
 impl Contents {
@@ -59,6 +63,7 @@ impl Contents {
     pub const fn kind(&self) -> SourceKind {
         match self {
             Self::Postgres(_) => SourceKind::Postgres,
+            Self::Files(_) => SourceKind::Files,
         }
     }
 
@@ -67,6 +72,7 @@ impl Contents {
     pub fn items(&self) -> Option<u64> {
         match self {
             Self::Postgres(contents) => Some(contents.rows()),
+            Self::Files(contents) => Some(contents.count()),
         }
     }
 
@@ -75,6 +81,8 @@ impl Contents {
     pub fn implausible(&self, files: &[StoredFile]) -> Option<String> {
         match self {
             Self::Postgres(contents) => contents.implausible(files),
+            // An empty tree is one.
+            Self::Files(_) => None,
         }
     }
 }

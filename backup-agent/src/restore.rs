@@ -20,7 +20,7 @@ use crate::{
     manifest::{Contents, FILE_NAME as MANIFEST, Manifest},
     progress::{Progress, Stage},
     repository::{Repository, RepositoryError, Snapshot, StoredFile},
-    source::postgres,
+    source::{files, postgres},
 };
 
 /// A restore that succeeded.
@@ -238,5 +238,6 @@ fn put_in_place(partial: &Path, target: &Path) -> Result<(), RestoreError> {
 pub fn next_steps(folder: &Path, contents: &Contents) -> Vec<String> {
     match contents {
         Contents::Postgres(contents) => postgres::restore::next_steps(folder, contents),
+        Contents::Files(contents) => files::restore::next_steps(folder, contents),
     }
 }

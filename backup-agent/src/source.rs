@@ -3,6 +3,7 @@
 //! A source hands out streams and, in the end, says whether they are complete. It
 //! knows nothing of repositories; the pipeline in [`crate::backup`] joins the two.
 
+pub mod files;
 pub mod postgres;
 
 use std::fmt::Debug;
@@ -18,6 +19,7 @@ use crate::{
     manifest::Manifest,
     repository::{Incoming, SourceKind},
 };
+use files::FilesError;
 use postgres::PostgresError;
 
 /// Something that can be backed up. Shared as `Arc<dyn Source>`.
@@ -77,12 +79,16 @@ pub enum SourceError {
     /// A PostgreSQL source.
     #[error(transparent)]
     Postgres(#[from] PostgresError),
+    /// A tree of files.
+    #[error(transparent)]
+    Files(#[from] FilesError),
 }
 
 impl SourceError {
     fn failure(&self) -> &dyn SourceFailure {
         match self {
             Self::Postgres(error) => error,
+            Self::Files(error) => error,
         }
     }
 

@@ -14,8 +14,10 @@ use crate::{
     },
     source::{
         Source,
+        files::FilesSource,
         postgres::{PostgresSource, Server, Tools, config::ServerConfig},
     },
+    tree::Rules,
 };
 
 /// What they are all put together from.
@@ -47,6 +49,12 @@ impl<'a> Parts<'a> {
                 server: server(&postgres.server, of)?,
                 database: postgres.server.database.clone(),
                 tools: self.postgres.clone(),
+            }),
+            SourceConfig::Files(files) => Arc::new(FilesSource {
+                roots: files.roots.clone(),
+                rules: Rules { exclude: files.exclude.clone(), filesystems: files.filesystems },
+                changing: files.changing,
+                clock: Arc::clone(&self.clock),
             }),
         })
     }

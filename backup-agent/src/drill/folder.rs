@@ -23,7 +23,7 @@ use crate::{
     manifest::{Contents, Manifest},
     progress::{Progress, Stage},
     restore::{self, RestoreError},
-    source::SourceError,
+    source::{SourceError, files},
 };
 use scratch::Scratch;
 pub use scratch::{MARKER, PREFIX};
@@ -102,13 +102,14 @@ impl Examination<'_> {
 /// Looks at the restored files in `folder`. What is wrong with them is a verdict;
 /// `restore_elapsed` is what it took beyond the files to make them usable.
 fn examine(
-    _folder: &Path,
+    folder: &Path,
     work: &Work<'_>,
     manifest: &Manifest,
-    _examination: &Examination<'_>,
+    examination: &Examination<'_>,
 ) -> Result<Shown, DrillError> {
     match &manifest.contents {
         Contents::Postgres(_) => Err(work.unsuited(manifest, "postgres")),
+        Contents::Files(contents) => files::restore::examine(folder, contents, examination),
     }
 }
 
@@ -116,6 +117,7 @@ fn examine(
 fn suits(work: &Work<'_>, manifest: &Manifest) -> Result<(), DrillError> {
     match &manifest.contents {
         Contents::Postgres(_) => Err(work.unsuited(manifest, "postgres")),
+        Contents::Files(_) => Ok(()),
     }
 }
 

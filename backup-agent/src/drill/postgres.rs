@@ -76,7 +76,6 @@ impl PostgresTarget {
         work: &'a Work<'a>,
         manifest: &'a Manifest,
     ) -> Result<Attempt<'a>, DrillError> {
-        #[expect(irrefutable_let_patterns, reason = "other kinds of contents are on their way")]
         let Contents::Postgres(contents) = &manifest.contents else {
             return Err(work.unsuited(manifest, "folder"));
         };
