@@ -1,14 +1,21 @@
 //! What this agent can be asked to do, in its own terms.
 
+mod copies;
+mod door;
 mod error;
 mod standing;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
-use std::{cmp::Reverse, collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use homelab_common::{chance::Chance, clock::Clock};
+use homelab_common::{chance::Chance, clock::Clock, error_chain::Chain};
+use tracing::warn;
 use uuid::Uuid;
 
+pub use copies::{Copies, CopyRequest, CopyRole, CopyStanding, CopyState};
+pub use door::Door;
 pub use error::{AgentError, Noun};
 pub use standing::Standing;
 
@@ -19,20 +26,20 @@ use crate::{
     ids::{Name, RunId},
     journal::Work,
     repository::{Depth, Repository, Snapshot},
-    restore,
+    restore::{self, OnDamage, Place as RestorePlace},
     runs::{End, Runs, Watched},
     verify,
 };
 
-/// How long a repository may take to show that it is there. A hung network mount
-/// answers never.
-const GUARD_MAX: Duration = Duration::from_secs(15);
-
-/// A backup with where it is drilled.
+/// A backup with everything that belongs to it.
 #[derive(Clone, Debug)]
 pub struct Declared {
-    /// The backup.
+    /// The backup, with its primary repository.
     pub backup: Backup,
+    /// Further repositories, which each run is copied to.
+    pub copies: Vec<Arc<dyn Repository>>,
+    /// Takes a run while the primary repository is away.
+    pub spool: Option<Arc<dyn Repository>>,
     /// The drill target, unless a drill names another one.
     pub drill_target: Option<Name>,
 }
@@ -46,6 +53,21 @@ pub struct Kept {
     pub path: PathBuf,
     /// Its identity.
     pub id: Uuid,
+    /// Where it stands.
+    pub whereabouts: Whereabouts,
+    /// The way to ask it.
+    pub door: Door,
+}
+
+/// Where a repository stands, as declared: what is lost together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// What it lies on.
+    pub medium: String,
+    /// Where that stands.
+    pub place: String,
+    /// At another place than the sources.
+    pub off_site: bool,
 }
 
 /// Everything that is declared, and the runs.
@@ -59,6 +81,8 @@ pub struct Agent {
     pub targets: BTreeMap<Name, Target>,
     /// The runs.
     pub runs: Runs,
+    /// What is known of the copying.
+    pub copies: Copies,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// Chance.
@@ -79,8 +103,21 @@ impl Agent {
     /// Why it could not begin.
     pub async fn inspect_backup(&self, name: &str) -> Result<Vec<String>, AgentError> {
         let declared = find(&self.backups, Noun::Backup, name)?.1;
-        self.answering(&declared.backup.repository).await?;
-        Ok(declared.backup.inspect(self.new_run()).await?)
+        match (self.answering(&declared.backup.repository).await, &declared.spool) {
+            (Ok(()), _) => Ok(declared.backup.inspect(self.new_run()).await?),
+            (Err(away), None) => Err(away),
+            (Err(away), Some(spool)) => {
+                self.answering(spool).await?;
+                let backup = declared.backup.elsewhere(spool);
+                let mut findings = backup.inspect(self.new_run()).await?;
+                findings.push(format!(
+                    "it would wait there, because repository `{}` is away: {}",
+                    declared.backup.repository.name(),
+                    Chain(&away)
+                ));
+                Ok(findings)
+            }
+        }
     }
 
     /// Begins a backup, or joins the run of this identifier.
@@ -90,20 +127,38 @@ impl Agent {
     /// Why it did not begin.
     pub async fn run_backup(&self, run: RunId, name: &str) -> Result<Watched, AgentError> {
         let (name, declared) = find(&self.backups, Noun::Backup, name)?;
-        let backup = declared.backup.clone();
-        let repository = backup.repository.name().clone();
+        let repository = declared.backup.repository.name().clone();
         let work = Work::Backup { backup: name.clone(), repository };
         if let Some(watched) = self.runs.find(run, &work)? {
             return Ok(watched);
         }
-        self.answering(&backup.repository).await?;
+        let first = self.first_choice(declared).await?;
+        let (declared, copies) = (declared.clone(), self.copies.clone());
         let execute = move |progress, cancel| async move {
-            match backup.run(run, &progress, &cancel).await {
+            let placed = declared.run(run, first, &progress, &cancel).await;
+            copies.wake();
+            match placed {
                 Ok(backed) => End::Backup(Box::new(backed)),
                 Err(error) => End::Failed((&error).into()),
             }
         };
         Ok(self.runs.begin(run, work, execute).await?)
+    }
+
+    /// The spool, when the primary repository is away and the spool is not.
+    async fn first_choice(&self, declared: &Declared) -> Result<CopyRole, AgentError> {
+        let Err(away) = self.answering(&declared.backup.repository).await else {
+            return Ok(CopyRole::Primary);
+        };
+        let Some(spool) = &declared.spool else { return Err(away) };
+        if self.answering(spool).await.is_err() {
+            return Err(away);
+        }
+        warn!(
+            backup = %declared.backup.name, spool = %spool.name(), error = %Chain(&away),
+            "the repository is away: a run goes to the spool"
+        );
+        Ok(CopyRole::Spool)
     }
 
     /// Begins a verification, or joins the run of this identifier.
@@ -142,9 +197,12 @@ impl Agent {
     /// Why it could not.
     pub async fn inspect_restore(&self, restore: &RestoreRequest) -> Result<Snapshot, AgentError> {
         let kept = self.repository(&restore.repository)?.1;
-        let target = restore.target.clone();
-        blocking::run(move || restore::check_target(&target)).await?;
-        self.snapshot(&kept.repository, None, &restore.snapshot).await
+        let snapshot = self.snapshot(&kept.repository, None, &restore.snapshot).await?;
+        let repositories: Vec<PathBuf> =
+            self.repositories.values().map(|kept| kept.path.clone()).collect();
+        let (place, backup) = (restore.place(), snapshot.backup.clone());
+        blocking::run(move || place.check(&backup, &repositories)).await?;
+        Ok(snapshot)
     }
 
     /// Begins a restore, or joins the run of this identifier.
@@ -167,11 +225,11 @@ impl Agent {
             return Ok(watched);
         }
         let snapshot = self.inspect_restore(&request).await?;
-        let (repository, target) = (Arc::clone(&kept.repository), request.target);
+        let (repository, place) = (Arc::clone(&kept.repository), request.place());
         let execute = move |progress, cancel| async move {
             let write = move || {
                 let repository = repository.as_ref();
-                restore::restore(repository, &snapshot, &target, run, &progress, &cancel)
+                restore::restore(repository, &snapshot, &place, run, &progress, &cancel)
             };
             match blocking::run(write).await {
                 Ok(restored) => End::Restore(restored),
@@ -199,7 +257,8 @@ impl Agent {
     pub async fn drill(&self, run: RunId, request: DrillRequest) -> Result<Watched, AgentError> {
         let planned = self.plan_drill(&request)?;
         let work = Work::Drill {
-            backup: planned.backup.name.clone(),
+            backup: planned.backup.clone(),
+            repository: planned.repository.name().clone(),
             snapshot: request.snapshot.clone(),
             target: planned.target.name().clone(),
         };
@@ -244,9 +303,17 @@ impl Agent {
             vec![self.repository(repository)?.1]
         };
         let mut found = Vec::new();
+        let is_only = kept.len() == 1;
         for kept in kept {
             let name = kept.repository.name().clone();
-            let listed = self.listed(&kept.repository).await?;
+            let listed = match self.listed(&kept.repository).await {
+                // One that is away must not hide the others.
+                Err(error) if !is_only => {
+                    warn!(repository = %name, error = %Chain(&error), "not listed");
+                    continue;
+                }
+                listed => listed?,
+            };
             let wanted =
                 |snapshot: &Snapshot| backup.is_empty() || snapshot.backup.as_str() == backup;
             found
@@ -281,8 +348,13 @@ impl Agent {
     ///
     /// What is wrong with it.
     pub async fn answering(&self, repository: &Arc<dyn Repository>) -> Result<(), AgentError> {
-        let asked = Arc::clone(repository);
-        within_reason(repository, move || asked.guard().map_err(AgentError::from)).await
+        self.door(repository).knock(repository).await
+    }
+
+    /// The way to ask a repository; all who ask must take the same.
+    fn door(&self, repository: &Arc<dyn Repository>) -> Door {
+        let kept = self.repositories.get(repository.name());
+        kept.map(|kept| kept.door.clone()).unwrap_or_default()
     }
 
     async fn listed(&self, repository: &Arc<dyn Repository>) -> Result<Vec<Snapshot>, AgentError> {
@@ -315,15 +387,34 @@ impl Agent {
     }
 
     fn plan_drill(&self, request: &DrillRequest) -> Result<PlannedDrill, AgentError> {
-        let declared = find(&self.backups, Noun::Backup, &request.backup)?.1;
-        let own = declared.drill_target.as_ref().map(Name::as_str).unwrap_or_default();
+        let declared = find(&self.backups, Noun::Backup, &request.backup);
+        let (backup, repository, own) = match declared {
+            Ok((name, declared)) => {
+                let repository = if request.repository.is_empty() {
+                    Arc::clone(&declared.backup.repository)
+                } else {
+                    Arc::clone(&self.repository(&request.repository)?.1.repository)
+                };
+                (name.clone(), repository, declared.drill_target.clone())
+            }
+            // Of another host, by its repository.
+            Err(unknown) => {
+                let Ok(name) = request.backup.parse::<Name>() else { return Err(unknown) };
+                if request.repository.is_empty() {
+                    return Err(unknown);
+                }
+                let kept = self.repository(&request.repository)?.1;
+                (name, Arc::clone(&kept.repository), None)
+            }
+        };
+        let own = own.as_ref().map(Name::as_str).unwrap_or_default();
         let name = if request.target.is_empty() { own } else { &request.target };
         if name.is_empty() {
             let known = listed(self.targets.keys());
             return Err(AgentError::Unnamed { noun: Noun::Target, known });
         }
         let target = find(&self.targets, Noun::Target, name)?.1.clone();
-        Ok(PlannedDrill { backup: declared.backup.clone(), target })
+        Ok(PlannedDrill { backup, repository, target })
     }
 
     async fn drill_of(
@@ -332,17 +423,17 @@ impl Agent {
         planned: &PlannedDrill,
         request: &DrillRequest,
     ) -> Result<Drill, AgentError> {
-        let PlannedDrill { backup, target } = planned;
-        let snapshot =
-            self.snapshot(&backup.repository, Some(&backup.name), &request.snapshot).await?;
-        let repository = Arc::clone(&backup.repository);
+        let PlannedDrill { backup, repository, target } = planned;
+        let snapshot = self.snapshot(repository, Some(backup), &request.snapshot).await?;
+        let repository = Arc::clone(repository);
         let clock = Arc::clone(&self.clock);
         Ok(Drill { run, snapshot, repository, target: target.clone(), clock })
     }
 }
 
 struct PlannedDrill {
-    backup: Backup,
+    backup: Name,
+    repository: Arc<dyn Repository>,
     target: Target,
 }
 
@@ -355,6 +446,17 @@ pub struct RestoreRequest {
     pub snapshot: String,
     /// The folder that it becomes.
     pub target: PathBuf,
+    /// The backup's name, to replace a folder that exists; empty replaces nothing.
+    pub replace: String,
+    /// What a damaged file does.
+    pub damage: OnDamage,
+}
+
+impl RestoreRequest {
+    fn place(&self) -> RestorePlace {
+        let replace = (!self.replace.is_empty()).then(|| self.replace.clone());
+        RestorePlace { target: self.target.clone(), replace, damage: self.damage }
+    }
 }
 
 /// What to drill, and where.
@@ -366,18 +468,8 @@ pub struct DrillRequest {
     pub snapshot: String,
     /// The target; empty takes the backup's own.
     pub target: String,
-}
-
-/// Asks a repository something that is answered at once, unless its mount hangs. The
-/// thread then stays behind, in the kernel: there is no way to call it back.
-pub(crate) async fn within_reason<T: Send + 'static>(
-    repository: &Arc<dyn Repository>,
-    ask: impl FnOnce() -> Result<T, AgentError> + Send + 'static,
-) -> Result<T, AgentError> {
-    let asking = tokio::time::timeout(GUARD_MAX, blocking::run(ask));
-    asking
-        .await
-        .unwrap_or_else(|_| Err(AgentError::Hanging { repository: repository.name().clone() }))
+    /// The repository to restore from; empty takes the backup's primary one.
+    pub repository: String,
 }
 
 fn find<'a, T>(

@@ -27,9 +27,10 @@ use homelab_rpc::{
 };
 
 use crate::{
-    agent::{Agent, Declared, Kept},
+    agent::{Agent, Copies, Declared, Door, Kept},
     backup::Backup,
     config::{Config, RepositoryConfig},
+    ids::Name,
     journal::Journal,
     repository::{Repository, identity::Place, restic::ResticRepository},
     runs::Runs,
@@ -122,6 +123,7 @@ impl App {
         let agent = Arc::new(agent(&config, &deps, runs, scratch)?);
         let sweeping = Arc::clone(&agent).keep_sweeping(journal, cut_off, deps.tasks.stopping());
         deps.tasks.spawn(sweeping);
+        deps.tasks.spawn(Arc::clone(&agent).keep_copying(deps.tasks.stopping()));
         let (address, reloader) = (daemon.local_addr(), daemon.reloader());
         let service = Backups::new(Arc::clone(&agent), deps.tasks.clone()).into_server();
         daemon.serve(|builder| builder.service(service))?;
@@ -152,13 +154,20 @@ fn agent(config: &Config, deps: &Deps, runs: Runs, scratch: PathBuf) -> Result<A
         repositories: std::collections::BTreeMap::new(),
         targets: std::collections::BTreeMap::new(),
         runs,
+        copies: Copies::default(),
         clock: Arc::clone(&deps.clock),
         chance: Arc::clone(&deps.chance),
     };
     for entry in &config.repositories {
         let repository: Arc<dyn Repository> =
             Arc::new(repository(entry, &config.host, &deps.clock)?);
-        let kept = Kept { repository, path: entry.path.clone(), id: entry.id };
+        let kept = Kept {
+            repository,
+            path: entry.path.clone(),
+            id: entry.id,
+            whereabouts: entry.whereabouts.clone(),
+            door: Door::default(),
+        };
         agent.repositories.insert(entry.name.clone(), kept);
     }
     for entry in &config.targets {
@@ -172,7 +181,14 @@ fn agent(config: &Config, deps: &Deps, runs: Runs, scratch: PathBuf) -> Result<A
             source: parts.source(entry)?,
             repository: Arc::clone(&kept.repository),
         };
-        let declared = Declared { backup, drill_target: entry.drill_target.clone() };
+        let named =
+            |name: &Name| agent.repositories.get(name).map(|kept| Arc::clone(&kept.repository));
+        let declared = Declared {
+            backup,
+            copies: entry.copies.iter().filter_map(named).collect(),
+            spool: entry.spool.as_ref().and_then(named),
+            drill_target: entry.drill_target.clone(),
+        };
         agent.backups.insert(entry.name.clone(), declared);
     }
     Ok(agent)

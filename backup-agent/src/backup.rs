@@ -13,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     blocking,
     ids::{Name, RunId},
-    manifest::{FILE_NAME as MANIFEST, Manifest},
+    manifest::Manifest,
     progress::{Progress, Stage},
     repository::{
         Intent, Repository, RepositoryError, Snapshot, Stored, Summary, identity::GuardError,
     },
+    restore,
     source::{Capture, Context, Source, SourceError},
     stream::Gauge,
 };
@@ -43,6 +44,8 @@ pub struct Backed {
     pub snapshot: Snapshot,
     /// What it holds.
     pub manifest: Manifest,
+    /// Where it is stored.
+    pub repository: Name,
 }
 
 /// Why a run left nothing behind.
@@ -86,6 +89,12 @@ pub enum BackupError {
 }
 
 impl Backup {
+    /// The same backup, stored in another repository.
+    #[must_use]
+    pub fn elsewhere(&self, repository: &Arc<dyn Repository>) -> Self {
+        Self { repository: Arc::clone(repository), ..self.clone() }
+    }
+
     /// Checks everything that a run needs and changes nothing; says what a run
     /// would do, a sentence each.
     ///
@@ -128,7 +137,10 @@ impl Backup {
         progress.enter(Stage::Dumping, None);
         let (stored, manifest) = self.store(run, capture, progress, cancel).await?;
         match self.publish(&stored, &manifest, progress, cancel).await {
-            Ok(snapshot) => Ok(Backed { snapshot, manifest }),
+            Ok(snapshot) => {
+                let repository = self.repository.name().clone();
+                Ok(Backed { snapshot, manifest, repository })
+            }
             Err(error) => {
                 self.discard(run).await;
                 Err(error)
@@ -162,18 +174,10 @@ impl Backup {
     /// The same request came again after the daemon had been restarted.
     async fn stored_before(&self, snapshot: Snapshot) -> Result<Backed, BackupError> {
         let repository = Arc::clone(&self.repository);
-        let path = snapshot.path_of(MANIFEST);
         let read = move || {
-            let mut bytes = Vec::new();
-            let cancel = CancellationToken::new();
-            repository.read(&snapshot.id, &path, &mut bytes, &cancel)?;
             let manifest =
-                Manifest::from_bytes(&bytes).map_err(|error| RepositoryError::Mismatch {
-                    file: MANIFEST.to_owned(),
-                    repository: repository.name().clone(),
-                    detail: error.to_string(),
-                })?;
-            Ok(Backed { snapshot, manifest })
+                restore::manifest(repository.as_ref(), &snapshot, &CancellationToken::new())?;
+            Ok(Backed { snapshot, manifest, repository: repository.name().clone() })
         };
         blocking::run(read).await.map_err(|source| self.repository(source))
     }

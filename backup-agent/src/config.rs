@@ -15,6 +15,7 @@ use homelab_rpc::{daemon::DaemonConfig, peer::Kind};
 use uuid::Uuid;
 
 use crate::{
+    agent::Whereabouts,
     ids::Name,
     repository::{SourceKind, identity::MountRule, mount::NETWORK_FILESYSTEMS},
     source::{
@@ -73,6 +74,8 @@ pub struct RepositoryConfig {
     pub password: SecretSource,
     /// What must be mounted.
     pub mount: Option<MountRule>,
+    /// Where it stands.
+    pub whereabouts: Whereabouts,
 }
 
 /// One backup.
@@ -82,6 +85,10 @@ pub struct BackupConfig {
     pub name: Name,
     /// Where it is stored.
     pub repository: Name,
+    /// Where each run is copied to.
+    pub copies: Vec<Name>,
+    /// What takes a run while the repository is away.
+    pub spool: Option<Name>,
     /// What is backed up.
     pub source: SourceConfig,
     /// Where it is drilled.
@@ -221,13 +228,21 @@ fn repository(section: &Section<'_>) -> Option<RepositoryConfig> {
         mount_point: mount_point.unwrap_or_else(|| path.clone()),
         filesystems,
     });
-    Some(RepositoryConfig { name: name?, path, id: id?, password: password?, mount })
+    let whereabouts = Whereabouts {
+        medium: section.or("medium", String::new(), parse::string),
+        place: section.or("place", String::new(), parse::string),
+        off_site: section.or("off-site", false, parse::bool),
+    };
+    Some(RepositoryConfig { name: name?, path, id: id?, password: password?, mount, whereabouts })
 }
 
 fn backup(section: &Section<'_>, known: &Known) -> Option<BackupConfig> {
     let name = section.required("name", name);
     let kind = section.required("source", parse::word(&SOURCES));
     let repository = section.required("repository", one_of(&known.repositories));
+    let copies = section.list("copies", one_of(&known.repositories));
+    let spool = section.optional("spool", one_of(&known.repositories));
+    refuse_same(section, repository.as_ref(), &copies, spool.as_ref());
     let drill_target = section.optional("drill-target", one_of(&known.targets));
     let source = match kind? {
         SourceKind::Postgres => SourceConfig::Postgres(PostgresConfig::read(section)?),
@@ -235,7 +250,25 @@ fn backup(section: &Section<'_>, known: &Known) -> Option<BackupConfig> {
         // The words above are those of the kinds that are built.
         _ => return None,
     };
-    Some(BackupConfig { name: name?, repository: repository?, source, drill_target })
+    let (name, repository) = (name?, repository?);
+    Some(BackupConfig { name, repository, copies, spool, source, drill_target })
+}
+
+/// One repository counts once.
+fn refuse_same(
+    section: &Section<'_>,
+    primary: Option<&Name>,
+    copies: &[Name],
+    spool: Option<&Name>,
+) {
+    for (at, copy) in copies.iter().enumerate() {
+        if Some(copy) == primary || Some(copy) == spool || copies[..at].contains(copy) {
+            section.problem("copies", format!("other repositories; `{copy}` is named twice here"));
+        }
+    }
+    if let Some(spool) = spool.filter(|spool| Some(*spool) == primary) {
+        section.problem("spool", format!("another repository; `{spool}` is the one that it helps"));
+    }
 }
 
 fn target(section: &Section<'_>) -> Option<TargetConfig> {
@@ -291,6 +324,13 @@ impl fmt::Display for Config {
         for backup in &self.backups {
             writeln!(f, "\n[[backup]]\nname = \"{}\"", backup.name)?;
             writeln!(f, "repository = \"{}\"", backup.repository)?;
+            if !backup.copies.is_empty() {
+                let copies: Vec<&str> = backup.copies.iter().map(Name::as_str).collect();
+                writeln!(f, "copies = {copies:?}")?;
+            }
+            if let Some(spool) = &backup.spool {
+                writeln!(f, "spool = \"{spool}\"")?;
+            }
             if let Some(target) = &backup.drill_target {
                 writeln!(f, "drill-target = \"{target}\"")?;
             }
@@ -329,6 +369,15 @@ fn write_repository(f: &mut fmt::Formatter<'_>, repository: &RepositoryConfig) -
     writeln!(f, "\n[[repository]]\nname = \"{}\"", repository.name)?;
     writeln!(f, "path = \"{}\"\nid = \"{}\"", repository.path.display(), repository.id)?;
     writeln!(f, "password = \"{}\"", repository.password)?;
+    let Whereabouts { medium, place, off_site } = &repository.whereabouts;
+    for (key, value) in [("medium", medium), ("place", place)] {
+        if !value.is_empty() {
+            writeln!(f, "{key} = \"{value}\"")?;
+        }
+    }
+    if *off_site {
+        writeln!(f, "off-site = true")?;
+    }
     let Some(mount) = &repository.mount else { return writeln!(f, "require-mount = false") };
     writeln!(f, "require-mount = true\nmount-point = \"{}\"", mount.mount_point.display())?;
     writeln!(f, "filesystems = {:?}", mount.filesystems)

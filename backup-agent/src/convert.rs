@@ -14,7 +14,7 @@ use homelab_rpc::{
 use tonic::{Code, Status};
 
 use crate::{
-    agent::{Agent, AgentError, Kept, Noun, Standing},
+    agent::{Agent, AgentError, CopyRole, CopyStanding, CopyState, Kept, Noun, Standing},
     backup::Backed,
     drill::{self, Verdict},
     failure::Failure,
@@ -75,8 +75,8 @@ pub fn failure(failure: &Failure) -> PbFailure {
 
 /// A run that stored and proved, with its manifest.
 #[must_use]
-pub fn backed(repository: &Name, backed: &Backed) -> pb::Snapshot {
-    let mut message = snapshot(repository, &backed.snapshot);
+pub fn backed(backed: &Backed) -> pb::Snapshot {
+    let mut message = snapshot(&backed.repository, &backed.snapshot);
     message.manifest = Some(manifest(&backed.manifest));
     message
 }
@@ -146,7 +146,12 @@ pub fn restored(restored: &Restored, elapsed: Duration) -> pb::RestoreReport {
         target: folder,
         elapsed: Some(duration(elapsed)),
         next_steps: restored.next_steps.clone(),
-        ..pb::RestoreReport::default()
+        kept_aside: restored
+            .kept_aside
+            .as_ref()
+            .map(|path| path.display().to_string())
+            .unwrap_or_default(),
+        damaged: restored.damaged.clone(),
     }
 }
 
@@ -203,6 +208,35 @@ pub fn repository(name: &Name, kept: &Kept, standing: &Standing) -> pb::Reposito
     }
 }
 
+/// How a backup stands in a repository.
+#[must_use]
+pub fn copy(standing: &CopyStanding) -> pb::Copy {
+    let (state, cause) = match &standing.state {
+        CopyState::Stored => (pb::CopyState::Stored, None),
+        CopyState::Waiting => (pb::CopyState::Waiting, None),
+        CopyState::Failed(cause) => (pb::CopyState::Failed, Some(failure(cause))),
+        CopyState::Unknown(cause) => (pb::CopyState::Unknown, Some(failure(cause))),
+        CopyState::Idle => (pb::CopyState::Unspecified, None),
+    };
+    let role = match standing.role {
+        CopyRole::Primary => pb::CopyRole::Primary,
+        CopyRole::Copy => pb::CopyRole::Copy,
+        CopyRole::Spool => pb::CopyRole::Spool,
+    };
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    pb::Copy {
+        backup: standing.backup.to_string(),
+        repository: standing.repository.to_string(),
+        role: role.into(),
+        state: state.into(),
+        snapshot_id: standing.newest.as_ref().map(|(id, _)| id.to_string()).unwrap_or_default(),
+        newest_at: standing.newest.as_ref().map(|(_, at)| to_proto(*at)),
+        snapshots: count(standing.snapshots),
+        waiting: count(standing.waiting),
+        failure: cause,
+    }
+}
+
 /// What is declared on this host.
 #[must_use]
 pub fn declared(agent: &Agent) -> pb::ListBackupsResponse {
@@ -210,8 +244,8 @@ pub fn declared(agent: &Agent) -> pb::ListBackupsResponse {
         name: name.to_string(),
         source_kind: source_kind(declared.backup.source.kind()).into(),
         repository: declared.backup.repository.name().to_string(),
-        copies: Vec::new(),
-        spool: String::new(),
+        copies: declared.copies.iter().map(|copy| copy.name().to_string()).collect(),
+        spool: declared.spool.as_ref().map(|spool| spool.name().to_string()).unwrap_or_default(),
         drill_target: declared.drill_target.as_ref().map(Name::to_string).unwrap_or_default(),
     });
     let targets = agent.targets.values().map(|target| pb::DeclaredTarget {
@@ -363,6 +397,9 @@ pub fn refused(error: &AgentError, request_id: &str) -> Status {
         AgentError::Restore(error) => failed(&Failure::from(error)),
         AgentError::Drill(error) => failed(&Failure::from(error)),
         AgentError::Backup(error) => failed(&Failure::from(error)),
+        AgentError::SameRepository { .. } => {
+            Refusal::invalid(message.clone()).field("to", message).into()
+        }
     }
 }
 

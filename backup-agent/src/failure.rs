@@ -9,10 +9,13 @@ use homelab_common::error_chain::Chain;
 use homelab_rpc::status::Reason;
 
 use crate::{
+    agent::AgentError,
     backup::BackupError,
     drill::DrillError,
+    replicate::ReplicateError,
     repository::{RepositoryError, identity::GuardError},
     restore::RestoreError,
+    runs::Refused,
     verify::VerifyError,
 };
 
@@ -30,6 +33,8 @@ pub const CLIENT_TOO_OLD: Reason = Reason::named("CLIENT_TOO_OLD");
 pub const DUMP_INCOMPLETE: Reason = Reason::named("DUMP_INCOMPLETE");
 /// The drill target could not be used.
 pub const TARGET_FAILED: Reason = Reason::named("TARGET_FAILED");
+/// The target of a restore and a repository are one in the other.
+pub const TARGET_IN_REPOSITORY: Reason = Reason::named("TARGET_IN_REPOSITORY");
 /// Somebody cancelled it.
 pub const CANCELLED: Reason = Reason::named("CANCELLED");
 
@@ -45,8 +50,39 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Whether another repository could have taken it.
+    #[must_use]
+    pub fn is_of_place(&self) -> bool {
+        self.reason == Reason::REPOSITORY_UNAVAILABLE
+    }
+
     fn of(error: &(dyn Error + 'static), (reason, retryable): (Reason, bool)) -> Self {
         Self { reason, message: Chain(error).to_string(), retryable }
+    }
+}
+
+impl From<&AgentError> for Failure {
+    fn from(error: &AgentError) -> Self {
+        let kind = match error {
+            AgentError::Guard(_) | AgentError::Hanging { .. } => {
+                (Reason::REPOSITORY_UNAVAILABLE, true)
+            }
+            AgentError::Repository(error) => return error.into(),
+            AgentError::Restore(error) => return error.into(),
+            AgentError::Drill(error) => return error.into(),
+            AgentError::Backup(error) => return error.into(),
+            AgentError::NoSnapshot { .. } => (Reason::SNAPSHOT_NOT_FOUND, false),
+            AgentError::Refused(Refused::InProgress { .. } | Refused::TooMany) => {
+                (Reason::RUN_IN_PROGRESS, true)
+            }
+            AgentError::Refused(_) => (Reason::INTERNAL, true),
+            AgentError::Unknown { .. }
+            | AgentError::Unnamed { .. }
+            | AgentError::Ambiguous { .. }
+            | AgentError::NoRun { .. }
+            | AgentError::SameRepository { .. } => (Reason::INVALID_REQUEST, false),
+        };
+        Self::of(error, kind)
     }
 }
 
@@ -83,11 +119,29 @@ impl From<&RestoreError> for Failure {
     fn from(error: &RestoreError) -> Self {
         let kind = match error {
             RestoreError::TargetExists { .. } => (Reason::TARGET_EXISTS, false),
-            RestoreError::BadTarget { .. } => (Reason::INVALID_REQUEST, false),
+            RestoreError::BadTarget { .. } | RestoreError::NotConfirmed { .. } => {
+                (Reason::INVALID_REQUEST, false)
+            }
+            RestoreError::InRepository { .. } => (TARGET_IN_REPOSITORY, false),
             RestoreError::Write { .. } => (TARGET_FAILED, true),
             RestoreError::Repository(source) => of_repository(source),
-            RestoreError::Damaged { .. } => (REPOSITORY_DAMAGED, false),
+            RestoreError::Damaged { .. } | RestoreError::Nothing { .. } => {
+                (REPOSITORY_DAMAGED, false)
+            }
             RestoreError::Cancelled => (CANCELLED, true),
+        };
+        Self::of(error, kind)
+    }
+}
+
+impl From<&ReplicateError> for Failure {
+    fn from(error: &ReplicateError) -> Self {
+        let kind = match error {
+            ReplicateError::Read { source, .. } | ReplicateError::Store { source, .. } => {
+                of_repository(source)
+            }
+            ReplicateError::Damaged { .. } => (REPOSITORY_DAMAGED, false),
+            ReplicateError::Cancelled => (CANCELLED, true),
         };
         Self::of(error, kind)
     }

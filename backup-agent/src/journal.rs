@@ -9,10 +9,10 @@ use homelab_common::ledger::{Ledger, LedgerError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Name, RunId};
+use crate::ids::{Name, RunId, SnapshotId};
 
 /// Form of the file.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The file, in the state folder.
 const FILE_NAME: &str = "runs.json";
@@ -43,6 +43,8 @@ pub enum Work {
     Drill {
         /// The backup.
         backup: Name,
+        /// Where it is stored.
+        repository: Name,
         /// What was asked for: a snapshot, or empty for the newest.
         snapshot: String,
         /// Where it restores.
@@ -56,6 +58,17 @@ pub enum Work {
         snapshot: String,
         /// The folder that it becomes.
         target: PathBuf,
+    },
+    /// A copying: unverified snapshots in the repository that is copied to.
+    Copy {
+        /// Where the snapshot is.
+        from: Name,
+        /// Where it should be.
+        to: Name,
+        /// What is copied.
+        snapshot: SnapshotId,
+        /// The run that made it; the copy is of the same.
+        of: RunId,
     },
     /// A verification: nothing.
     Verification {
@@ -74,6 +87,7 @@ impl Work {
             (Self::Backup { backup: a, .. }, Self::Backup { backup: b, .. }) => a == b,
             // Drills share the roles that they make on a target.
             (Self::Drill { target: a, .. }, Self::Drill { target: b, .. }) => a == b,
+            (Self::Copy { to: a, of: x, .. }, Self::Copy { to: b, of: y, .. }) => a == b && x == y,
             (Self::Restore { target: a, .. }, Self::Restore { target: b, .. }) => a == b,
             (
                 Self::Verification { repository: a, .. },

@@ -19,6 +19,7 @@ pub mod journal;
 pub mod manifest;
 pub mod offline;
 pub mod progress;
+pub mod replicate;
 pub mod repository;
 pub mod restore;
 pub mod runs;

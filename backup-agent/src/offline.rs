@@ -109,7 +109,8 @@ pub fn restore(
     }
     let run = RunId::generate(&SystemClock, &SystemChance);
     let (progress, cancel) = (Progress::unwatched(), CancellationToken::new());
-    let restored = restore::restore(&repository, &found, target, run, &progress, &cancel)?;
+    let place = restore::Place::new(target);
+    let restored = restore::restore(&repository, &found, &place, run, &progress, &cancel)?;
     let mut text = format!("restored snapshot {} to {}\n", found.id, restored.target.display());
     for step in &restored.next_steps {
         text.push_str(step);

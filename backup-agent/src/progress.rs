@@ -17,6 +17,8 @@ pub enum Stage {
     Dumping,
     /// Reading back what was stored.
     Proving,
+    /// Copying a snapshot from one repository into another.
+    Copying,
     /// Checking the repository's structure and data.
     Checking,
     /// Reading a snapshot into its target.
@@ -33,6 +35,7 @@ impl fmt::Display for Stage {
             Self::Preparing => "preparing",
             Self::Dumping => "dumping",
             Self::Proving => "reading back",
+            Self::Copying => "copying",
             Self::Checking => "checking",
             Self::Restoring => "restoring",
             Self::Comparing => "comparing",

@@ -80,6 +80,14 @@ pub trait Repository: Debug + Send + Sync {
     /// The repository could not be read or written.
     fn discard(&self, run: RunId) -> Result<usize, RepositoryError>;
 
+    /// Removes verified snapshots; says how many of them there were. What they held
+    /// stays until it is pruned.
+    ///
+    /// # Errors
+    ///
+    /// The repository could not be read or written.
+    fn forget(&self, ids: &[SnapshotId]) -> Result<usize, RepositoryError>;
+
     /// Writes one file of a snapshot to `sink`, hashing on the way.
     ///
     /// # Errors

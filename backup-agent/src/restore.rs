@@ -1,22 +1,24 @@
-//! A snapshot back into files, all or nothing, and never over something.
+//! A snapshot back into files, all or nothing.
 //!
 //! The files are written into a folder beside the target, compared with the hashes
-//! of the snapshot, and the folder is renamed at the end. The rename itself refuses
-//! an existing target (`RENAME_NOREPLACE`, rename(2)), so that nothing can slip in
-//! between the check and the end.
+//! of the snapshot, and the folder takes the target's place at the end: see [`Place`].
+
+mod place;
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, OpenOptions},
     io::{self, BufWriter, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use homelab_common::error_chain::Chain;
 use tokio_util::sync::CancellationToken;
 
+pub use place::{OnDamage, Place, partial_folder};
+
 use crate::{
-    ids::RunId,
+    ids::{Name, RunId, SnapshotId},
     manifest::{Contents, FILE_NAME as MANIFEST, Manifest},
     progress::{Progress, Stage},
     repository::{Repository, RepositoryError, Snapshot, StoredFile},
@@ -30,6 +32,10 @@ pub struct Restored {
     pub target: PathBuf,
     /// The files, compared by hash.
     pub files: Vec<StoredFile>,
+    /// Files that are damaged and were left out, with why.
+    pub damaged: Vec<String>,
+    /// Where the old content of the target is now.
+    pub kept_aside: Option<PathBuf>,
     /// What to do by hand to put it back into service.
     pub next_steps: Vec<String>,
 }
@@ -38,10 +44,41 @@ pub struct Restored {
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// Something is there already.
-    #[error("`{}` exists; restore to a path that does not", target.display())]
+    #[error(
+        "`{}` exists; restore to a path that does not, or confirm with the backup's name that \
+         it is to be replaced (what is there is kept beside it)",
+        target.display()
+    )]
     TargetExists {
         /// The target.
         target: PathBuf,
+    },
+    /// The confirmation is of something else.
+    #[error(
+        "the snapshot is of backup `{backup}`, the confirmation says `{said}`; nothing was replaced"
+    )]
+    NotConfirmed {
+        /// What would be restored.
+        backup: Name,
+        /// What was said.
+        said: String,
+    },
+    /// A repository would be written over, or into.
+    #[error(
+        "`{}` and the repository at `{}` are one inside the other; restore to another place",
+        target.display(), repository.display()
+    )]
+    InRepository {
+        /// The target.
+        target: PathBuf,
+        /// The repository's folder.
+        repository: PathBuf,
+    },
+    /// Every file is damaged.
+    #[error("no file of snapshot `{snapshot}` is intact; nothing was restored; take another one")]
+    Nothing {
+        /// The snapshot.
+        snapshot: SnapshotId,
     },
     /// The path cannot be a target.
     #[error("`{}` is no absolute path below an existing folder", target.display())]
@@ -79,53 +116,46 @@ pub enum RestoreError {
     Cancelled,
 }
 
-/// The folder in which a restore to `target` works until it is complete.
-#[must_use]
-pub fn partial_folder(target: &Path, run: RunId) -> PathBuf {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(format!(".{name}.{run}.partial"))
+impl RestoreError {
+    /// Whether the file in the repository is at fault.
+    const fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Damaged { .. }
+                | Self::Repository(
+                    RepositoryError::Incomplete { .. }
+                        | RepositoryError::Mismatch { .. }
+                        | RepositoryError::Engine { .. }
+                )
+        )
+    }
 }
 
-/// Checks that `target` can be restored to.
+/// Restores every file of `snapshot` to `place`. Blocks.
 ///
 /// # Errors
 ///
-/// It exists, or is no absolute path below an existing folder.
-pub fn check_target(target: &Path) -> Result<(), RestoreError> {
-    let parent_is_there = target.parent().is_some_and(Path::is_dir);
-    if !target.is_absolute() || target.file_name().is_none() || !parent_is_there {
-        return Err(RestoreError::BadTarget { target: target.into() });
-    }
-    if target.symlink_metadata().is_ok() {
-        return Err(RestoreError::TargetExists { target: target.into() });
-    }
-    Ok(())
-}
-
-/// Restores every file of `snapshot` into the new folder `target`. Blocks.
-///
-/// # Errors
-///
-/// Why nothing was restored; the target does not exist then.
+/// Why nothing was restored; what was there before is there still.
 pub fn restore(
     repository: &dyn Repository,
     snapshot: &Snapshot,
-    target: &Path,
+    place: &Place,
     run: RunId,
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<Restored, RestoreError> {
-    check_target(target)?;
-    let partial = partial_folder(target, run);
-    let restored = fill(repository, snapshot, &partial, progress, cancel)
-        .and_then(|restored| Ok((restored, put_in_place(&partial, target)?)));
+    place.check(&snapshot.backup, &[])?;
+    let partial = partial_folder(&place.target, run);
+    let restored = fill(repository, snapshot, &partial, place.damage, progress, cancel)
+        .and_then(|filled| Ok((filled, place.take(&partial, run)?)));
     match restored {
-        Ok((files, ())) => {
-            let manifest = fs::read(target.join(MANIFEST)).ok();
+        Ok((filled, kept_aside)) => {
+            let manifest = fs::read(place.target.join(MANIFEST)).ok();
             let manifest = manifest.and_then(|bytes| Manifest::from_bytes(&bytes).ok());
-            let next_steps =
-                manifest.map(|manifest| next_steps(target, &manifest.contents)).unwrap_or_default();
-            Ok(Restored { target: target.into(), files, next_steps })
+            let steps = |manifest: Manifest| next_steps(&place.target, &manifest.contents);
+            let next_steps = manifest.map(steps).unwrap_or_default();
+            let Filled { files, damaged } = filled;
+            Ok(Restored { target: place.target.clone(), files, damaged, kept_aside, next_steps })
         }
         Err(error) => {
             remove_partial(&partial);
@@ -144,44 +174,80 @@ pub fn remove_partial(partial: &Path) {
     }
 }
 
+/// What was read out of a snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct Filled {
+    /// Compared by hash.
+    pub(crate) files: Vec<StoredFile>,
+    /// Left out, with why.
+    pub(crate) damaged: Vec<String>,
+}
+
 /// Writes every file of `snapshot` into the new folder `partial` and compares it by
 /// hash. Blocks. What it leaves behind at an error is the caller's to remove.
 pub(crate) fn fill(
     repository: &dyn Repository,
     snapshot: &Snapshot,
     partial: &Path,
+    damage: OnDamage,
     progress: &Progress,
     cancel: &CancellationToken,
-) -> Result<Vec<StoredFile>, RestoreError> {
+) -> Result<Filled, RestoreError> {
     progress.enter(Stage::Restoring, Some(snapshot.source_bytes()));
     let write = |source| RestoreError::Write { path: partial.into(), source };
     DirBuilder::new().mode(0o700).create(partial).map_err(write)?;
-    let mut files = Vec::new();
+    let mut filled = Filled::default();
     let mut done = 0;
     for name in file_names(repository, snapshot, cancel)? {
         let path = partial.join(&name);
-        let write = |source| RestoreError::Write { path: path.clone(), source };
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let mut sink = BufWriter::with_capacity(1 << 20, file.map_err(write)?);
-        let inside = snapshot.path_of(&name);
-        let receipt = repository.read(&snapshot.id, &inside, &mut sink, cancel)?;
-        sink.flush().map_err(write)?;
-        let file = sink.into_inner().map_err(|error| write(error.into_error()))?;
-        file.sync_all().map_err(write)?;
-        if let Some(stored) = snapshot.file(&name)
-            && stored.sha256 != receipt.sha256
-        {
-            return Err(RestoreError::Damaged {
-                file: name,
-                found: receipt.sha256.to_string(),
-                stored: stored.sha256.to_string(),
-            });
+        match write_file(repository, snapshot, &name, &path, cancel) {
+            Ok(file) => {
+                done += file.bytes;
+                progress.done(done);
+                filled.files.push(file);
+            }
+            Err(error) if damage == OnDamage::LeaveOut && error.is_damage() => {
+                filled.damaged.push(format!("`{name}`: {}", Chain(&error)));
+                // Half a file would look like one.
+                fs::remove_file(&path).map_err(write)?;
+                if cancel.is_cancelled() {
+                    return Err(RestoreError::Cancelled);
+                }
+            }
+            Err(error) => return Err(error),
         }
-        done += receipt.bytes;
-        progress.done(done);
-        files.push(StoredFile { name, bytes: receipt.bytes, sha256: receipt.sha256 });
     }
-    Ok(files)
+    if filled.files.is_empty() {
+        return Err(RestoreError::Nothing { snapshot: snapshot.id.clone() });
+    }
+    Ok(filled)
+}
+
+fn write_file(
+    repository: &dyn Repository,
+    snapshot: &Snapshot,
+    name: &str,
+    path: &Path,
+    cancel: &CancellationToken,
+) -> Result<StoredFile, RestoreError> {
+    let write = |source| RestoreError::Write { path: path.into(), source };
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut sink = BufWriter::with_capacity(1 << 20, file.map_err(write)?);
+    let inside = snapshot.path_of(name);
+    let receipt = repository.read(&snapshot.id, &inside, &mut sink, cancel)?;
+    sink.flush().map_err(write)?;
+    let file = sink.into_inner().map_err(|error| write(error.into_error()))?;
+    file.sync_all().map_err(write)?;
+    if let Some(stored) = snapshot.file(name)
+        && stored.sha256 != receipt.sha256
+    {
+        return Err(RestoreError::Damaged {
+            file: name.to_owned(),
+            found: receipt.sha256.to_string(),
+            stored: stored.sha256.to_string(),
+        });
+    }
+    Ok(StoredFile { name: name.to_owned(), bytes: receipt.bytes, sha256: receipt.sha256 })
 }
 
 /// The manifest of a snapshot. Blocks.
@@ -196,15 +262,33 @@ pub fn manifest(
 ) -> Result<Manifest, RepositoryError> {
     let mut bytes = Vec::new();
     repository.read(&snapshot.id, &snapshot.path_of(MANIFEST), &mut bytes, cancel)?;
-    Manifest::from_bytes(&bytes).map_err(|error| RepositoryError::Mismatch {
+    read_manifest(repository, &bytes)
+}
+
+/// The files of a snapshot whose description was lost (`restic tag` drops it), as its
+/// manifest has them, the manifest itself included. Blocks.
+pub(crate) fn described(
+    repository: &dyn Repository,
+    snapshot: &Snapshot,
+    cancel: &CancellationToken,
+) -> Result<Vec<StoredFile>, RepositoryError> {
+    let mut bytes = Vec::new();
+    let path = snapshot.path_of(MANIFEST);
+    let receipt = repository.read(&snapshot.id, &path, &mut bytes, cancel)?;
+    let manifest = read_manifest(repository, &bytes)?;
+    let own =
+        StoredFile { name: MANIFEST.to_owned(), bytes: receipt.bytes, sha256: receipt.sha256 };
+    Ok(manifest.files.into_iter().chain([own]).collect())
+}
+
+fn read_manifest(repository: &dyn Repository, bytes: &[u8]) -> Result<Manifest, RepositoryError> {
+    Manifest::from_bytes(bytes).map_err(|error| RepositoryError::Mismatch {
         file: MANIFEST.to_owned(),
         repository: repository.name().clone(),
         detail: error.to_string(),
     })
 }
 
-/// A snapshot whose description was lost (`restic tag` drops it) still has its files,
-/// and the manifest names them.
 fn file_names(
     repository: &dyn Repository,
     snapshot: &Snapshot,
@@ -213,23 +297,8 @@ fn file_names(
     if !snapshot.files.is_empty() {
         return Ok(snapshot.files.iter().map(|file| file.name.clone()).collect());
     }
-    let manifest = manifest(repository, snapshot, cancel)?;
-    let names = manifest.files.into_iter().map(|file| file.name);
-    Ok(names.chain([MANIFEST.to_owned()]).collect())
-}
-
-fn put_in_place(partial: &Path, target: &Path) -> Result<(), RestoreError> {
-    let write = |source| RestoreError::Write { path: target.into(), source };
-    File::open(partial).and_then(|folder| folder.sync_all()).map_err(write)?;
-    match renameat2(AT_FDCWD, partial, AT_FDCWD, target, RenameFlags::RENAME_NOREPLACE) {
-        Ok(()) => {}
-        Err(nix::errno::Errno::EEXIST) => {
-            return Err(RestoreError::TargetExists { target: target.into() });
-        }
-        Err(error) => return Err(write(error.into())),
-    }
-    let parent = target.parent().unwrap_or_else(|| Path::new("/"));
-    File::open(parent).and_then(|folder| folder.sync_all()).map_err(write)
+    let files = described(repository, snapshot, cancel)?;
+    Ok(files.into_iter().map(|file| file.name).collect())
 }
 
 /// What a person does with the restored files, by the standard tools of their kind and

@@ -20,9 +20,10 @@ use crate::{
     backup::Backed,
     blocking, drill,
     failure::Failure,
-    ids::RunId,
+    ids::{Name, RunId},
     journal::{Entry, Journal, Work},
     progress::{Progress, Step},
+    repository::Snapshot,
     restore::Restored,
     verify::Verification,
 };
@@ -44,8 +45,19 @@ pub enum End {
     Restore(Restored),
     /// A drill.
     Drill(drill::Report),
+    /// A copying.
+    Copy(Box<Copied>),
     /// Any of them that failed.
     Failed(Failure),
+}
+
+/// A snapshot that was copied.
+#[derive(Clone, Debug)]
+pub struct Copied {
+    /// Where it is now, too.
+    pub repository: Name,
+    /// The copy.
+    pub snapshot: Snapshot,
 }
 
 /// The end of a run, and when.
@@ -262,6 +274,10 @@ fn log(run: RunId, end: &End) {
             info!(%run, problems = found.problems.len(), "a repository was verified");
         }
         End::Restore(restored) => info!(%run, target = %restored.target.display(), "restored"),
+        End::Copy(copied) => info!(
+            %run, repository = %copied.repository, snapshot = %copied.snapshot.id,
+            backup = %copied.snapshot.backup, "a snapshot was copied and proved"
+        ),
         End::Drill(report) => info!(
             %run, backup = %report.backup, snapshot = %report.snapshot,
             verdict = ?report.verdict, "a drill has ended"

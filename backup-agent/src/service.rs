@@ -13,10 +13,11 @@ use homelab_rpc::{guard, not_built::NotBuilt, status::Failure as Refusal};
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::{
-    agent::{Agent, AgentError, DrillRequest, RestoreRequest},
+    agent::{Agent, AgentError, CopyRequest, DrillRequest, RestoreRequest},
     convert,
     ids::{Name, RunId},
     repository::{Depth, Snapshot},
+    restore::OnDamage,
 };
 use follow::{Answers, Event, Followed, follow, only};
 
@@ -35,14 +36,6 @@ pub const NOT_BUILT: &[NotBuilt] = &[
     NotBuilt::new(
         "/homelab.backup.v1.BackupService/PruneRepository",
         "nothing is forgotten until then; ask how much room is left with GetRepository",
-    ),
-    NotBuilt::new(
-        "/homelab.backup.v1.BackupService/ListCopies",
-        "list the snapshots of each repository with ListSnapshots",
-    ),
-    NotBuilt::new(
-        "/homelab.backup.v1.BackupService/CopySnapshot",
-        "copy it by hand with `restic copy`",
     ),
     NotBuilt::new(
         "/homelab.backup.v1.BackupService/ExplainAccess",
@@ -114,14 +107,15 @@ impl BackupService for Backups {
             return Ok(only(answer(run, pb::run_backup_response::Event::Validation(validation))));
         }
         let watched = self.agent.run_backup(run, &backup).await.map_err(refused)?;
-        let repositories = Arc::clone(&self.agent);
+        let agent = Arc::clone(&self.agent);
         Ok(follow(&self.tasks, watched, move |Followed { run, event, .. }| {
             use pb::run_backup_response::Event as To;
             let event = match event {
                 Event::Progress(step) => To::Progress(convert::progress(step)),
                 Event::Backup(backed) => {
-                    let name = repository_of(&repositories, &backed.snapshot);
-                    To::Snapshot(convert::backed(&name, backed))
+                    let copies = agent.placed(backed).iter().map(convert::copy).collect();
+                    let event = Some(To::Snapshot(convert::backed(backed)));
+                    return pb::RunBackupResponse { run_id: run.to_string(), event, copies };
                 }
                 other => To::Failure(convert::failure(&other.failure())),
             };
@@ -170,15 +164,21 @@ impl BackupService for Backups {
     ) -> Result<Response<Self::RestoreStream>, Status> {
         let call = guard::request_id(&request).to_owned();
         let refused = |error: AgentError| convert::refused(&error, &call);
-        let pb::RestoreRequest {
-            request_id, validate_only, repository, snapshot_id, target, ..
-        } = request.into_inner();
+        let request = request.into_inner();
+        let pb::RestoreRequest { request_id, validate_only, repository, snapshot_id, .. } = request;
+        let damage = if request.salvage { OnDamage::LeaveOut } else { OnDamage::Refuse };
         let run = self.run_for(&request_id)?;
         if snapshot_id.is_empty() {
             let what = "name the snapshot to restore by at least 8 of its digits";
             return Err(Refusal::invalid(what).field("snapshot_id", what).into());
         }
-        let wanted = RestoreRequest { repository, snapshot: snapshot_id, target: target.into() };
+        let wanted = RestoreRequest {
+            repository,
+            snapshot: snapshot_id,
+            target: request.target.into(),
+            replace: request.replace,
+            damage,
+        };
         if validate_only {
             self.agent.inspect_restore(&wanted).await.map_err(refused)?;
             let event = pb::restore_response::Event::Progress(convert::progress(
@@ -204,10 +204,12 @@ impl BackupService for Backups {
     ) -> Result<Response<Self::RunDrillStream>, Status> {
         let call = guard::request_id(&request).to_owned();
         let refused = |error: AgentError| convert::refused(&error, &call);
+        let request = request.into_inner();
         let pb::RunDrillRequest { request_id, validate_only, backup, snapshot_id, target, .. } =
-            request.into_inner();
+            request;
         let run = self.run_for(&request_id)?;
-        let wanted = DrillRequest { backup, snapshot: snapshot_id, target };
+        let repository = request.repository;
+        let wanted = DrillRequest { backup, snapshot: snapshot_id, target, repository };
         if validate_only {
             self.agent.inspect_drill(&wanted).await.map_err(refused)?;
             let event = pb::run_drill_response::Event::Progress(convert::progress(
@@ -250,16 +252,47 @@ impl BackupService for Backups {
 
     async fn list_copies(
         &self,
-        _request: Request<pb::ListCopiesRequest>,
+        request: Request<pb::ListCopiesRequest>,
     ) -> Result<Response<pb::ListCopiesResponse>, Status> {
-        Err(not_built("ListCopies"))
+        let call = guard::request_id(&request).to_owned();
+        let standings = self.agent.standings(&request.into_inner().backup).await;
+        let standings = standings.map_err(|error| convert::refused(&error, &call))?;
+        let copies = standings.iter().map(convert::copy).collect();
+        Ok(Response::new(pb::ListCopiesResponse { copies }))
     }
 
     async fn copy_snapshot(
         &self,
-        _request: Request<pb::CopySnapshotRequest>,
+        request: Request<pb::CopySnapshotRequest>,
     ) -> Result<Response<Self::CopySnapshotStream>, Status> {
-        Err(not_built("CopySnapshot"))
+        let call = guard::request_id(&request).to_owned();
+        let refused = |error: AgentError| convert::refused(&error, &call);
+        let pb::CopySnapshotRequest { request_id, validate_only, from, snapshot_id, to } =
+            request.into_inner();
+        let run = self.run_for(&request_id)?;
+        let wanted = CopyRequest { from, snapshot: snapshot_id, to };
+        if validate_only {
+            self.agent.inspect_copy(&wanted).await.map_err(refused)?;
+            let event = pb::copy_snapshot_response::Event::Progress(convert::progress(
+                crate::progress::Step::default(),
+            ));
+            return Ok(only(pb::CopySnapshotResponse {
+                run_id: run.to_string(),
+                event: Some(event),
+            }));
+        }
+        let watched = self.agent.copy(run, &wanted).await.map_err(refused)?;
+        Ok(follow(&self.tasks, watched, |Followed { run, event, .. }| {
+            use pb::copy_snapshot_response::Event as To;
+            let event = match event {
+                Event::Progress(step) => To::Progress(convert::progress(step)),
+                Event::Copy(copied) => {
+                    To::Snapshot(convert::snapshot(&copied.repository, &copied.snapshot))
+                }
+                other => To::Failure(convert::failure(&other.failure())),
+            };
+            pb::CopySnapshotResponse { run_id: run.to_string(), event: Some(event) }
+        }))
     }
 
     async fn explain_access(
@@ -299,14 +332,6 @@ impl BackupService for Backups {
         let was_running = cancelled.map_err(|error| convert::refused(&error, &call))?;
         Ok(Response::new(pb::CancelRunResponse { was_running }))
     }
-}
-
-/// The repository that a backup stores in.
-fn repository_of(agent: &Agent, snapshot: &Snapshot) -> Name {
-    agent.backups.get(&snapshot.backup).map_or_else(
-        || snapshot.backup.clone(),
-        |declared| declared.backup.repository.name().clone(),
-    )
 }
 
 /// The token of a page is the last identifier of the one before: snapshots that come

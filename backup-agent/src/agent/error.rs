@@ -1,6 +1,6 @@
 //! Why a request is refused before a run begins.
 
-use super::GUARD_MAX;
+use super::door::GUARD_MAX;
 use crate::{
     backup::BackupError,
     drill::DrillError,
@@ -71,6 +71,12 @@ pub enum AgentError {
     NoRun {
         /// What was asked for.
         id: RunId,
+    },
+    /// A repository is named as both ends of a copying.
+    #[error("repository `{repository}` holds the snapshot already; name another one to copy it to")]
+    SameRepository {
+        /// The repository.
+        repository: Name,
     },
     /// The run did not begin.
     #[error(transparent)]

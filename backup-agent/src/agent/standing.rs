@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Agent, AgentError, Kept, within_reason};
+use super::{Agent, AgentError, Kept};
 use crate::repository::Snapshot;
 
 /// What a repository looks like from outside.
@@ -48,7 +48,7 @@ impl Agent {
             Ok(facts)
         };
         if let Ok((available, snapshots, stored, writable)) =
-            within_reason(&kept.repository, facts).await
+            kept.door.ask(&kept.repository, facts).await
         {
             let newest = snapshots.iter().flatten().map(Snapshot::source_bytes).max();
             standing.wanted_bytes = newest.unwrap_or(0).saturating_mul(3) / 2;

@@ -12,11 +12,11 @@ use homelab_common::error_chain::Chain;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Agent, AgentError, Kept, within_reason};
+use super::{Agent, AgentError, Kept};
 use crate::{
     blocking,
     drill::{self, Target},
-    ids::RunId,
+    ids::{Name, RunId},
     journal::{Entry, Journal, Work},
     restore,
 };
@@ -78,12 +78,15 @@ impl Agent {
 
     async fn clear_up(&self, entry: &Entry) -> Result<(), AgentError> {
         match &entry.work {
-            Work::Backup { repository, .. } => {
-                // No longer configured: another agent's sweeper finds it by its age.
-                let Some(kept) = self.repositories.get(repository) else { return Ok(()) };
-                let (repository, run) = (Arc::clone(&kept.repository), entry.run);
-                within_reason(&kept.repository, move || Ok(repository.discard(run)?)).await?;
+            Work::Backup { repository, backup } => {
+                self.discard(repository, entry.run).await?;
+                // Where it may have gone instead.
+                let spool = self.backups.get(backup).and_then(|it| it.spool.as_ref());
+                if let Some(spool) = spool {
+                    self.discard(spool.name(), entry.run).await?;
+                }
             }
+            Work::Copy { to, of, .. } => self.discard(to, *of).await?,
             Work::Restore { target, .. } => {
                 let partial = restore::partial_folder(target, entry.run);
                 blocking::run(move || restore::remove_partial(Path::new(&partial))).await;
@@ -92,6 +95,14 @@ impl Agent {
             Work::Drill { .. } | Work::Verification { .. } => {}
         }
         Ok(())
+    }
+
+    async fn discard(&self, repository: &Name, run: RunId) -> Result<(), AgentError> {
+        // No longer configured: another agent's sweeper finds it by its age.
+        let Some(kept) = self.repositories.get(repository) else { return Ok(()) };
+        let asked = Arc::clone(&kept.repository);
+        let discard = move || Ok(asked.discard(run).map(drop)?);
+        kept.door.ask(&kept.repository, discard).await
     }
 
     async fn sweep_repository(&self, kept: &Kept) -> Result<(), AgentError> {
@@ -115,7 +126,7 @@ impl Agent {
             }
             Ok(())
         };
-        within_reason(&kept.repository, work).await
+        kept.door.ask(&kept.repository, work).await
     }
 
     async fn sweep_target(&self, target: &Target) {

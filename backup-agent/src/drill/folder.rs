@@ -22,7 +22,7 @@ use crate::{
     ids::{Name, RunId},
     manifest::{Contents, Manifest},
     progress::{Progress, Stage},
-    restore::{self, RestoreError},
+    restore::{self, OnDamage, RestoreError},
     source::{SourceError, files},
 };
 use scratch::Scratch;
@@ -160,13 +160,14 @@ impl FolderTarget {
         let began = Instant::now();
         let (files, own) = (scratch.path.join("snapshot"), scratch.path.join("work"));
         let (repository, snapshot) = (drill.repository.as_ref(), &drill.snapshot);
-        let filled = restore::fill(repository, snapshot, &files, work.progress, cancel);
+        let damage = OnDamage::Refuse;
+        let filled = restore::fill(repository, snapshot, &files, damage, work.progress, cancel);
         let restored = began.elapsed();
         if cancel.is_cancelled() {
             return Err(DrillError::Cancelled);
         }
         let stored = match filled {
-            Ok(stored) => stored,
+            Ok(filled) => filled.files,
             Err(error) => return self.not_restored(work, error, restored),
         };
         let of_run = manifest.files.iter().find(|file| !stored.contains(file));

@@ -278,6 +278,19 @@ impl Repository for ResticRepository {
         self.guarded()?.discard(run)
     }
 
+    fn forget(&self, ids: &[SnapshotId]) -> Result<usize, RepositoryError> {
+        let guarded = self.guarded()?;
+        let open = guarded.open()?;
+        let files = guarded.all(&open)?;
+        let wanted = |file: &&SnapshotFile| {
+            record::to_snapshot(file).is_some_and(|snapshot| ids.contains(&snapshot.id))
+        };
+        let found: Vec<_> = files.iter().filter(wanted).map(|file| file.id).collect();
+        open.delete_snapshots(&found)
+            .map_err(|error| guarded.engine("remove a snapshot", &error))?;
+        Ok(found.len())
+    }
+
     fn read(
         &self,
         id: &SnapshotId,

@@ -16,7 +16,7 @@ use crate::{
     ids::RunId,
     progress::Step,
     restore::Restored,
-    runs::{End, Ended, Watched},
+    runs::{Copied, End, Ended, Watched},
     verify::Verification,
 };
 
@@ -37,6 +37,7 @@ pub(super) enum Event<'e> {
     Verification(&'e Verification),
     Restore(&'e Restored),
     Drill(&'e Report),
+    Copy(&'e Copied),
     Failed(&'e Failure),
 }
 
@@ -61,6 +62,7 @@ impl<'e> From<&'e End> for Event<'e> {
             End::Verification(found) => Self::Verification(found),
             End::Restore(restored) => Self::Restore(restored),
             End::Drill(report) => Self::Drill(report),
+            End::Copy(copied) => Self::Copy(copied),
             End::Failed(failure) => Self::Failed(failure),
         }
     }
