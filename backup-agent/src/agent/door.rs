@@ -92,7 +92,7 @@ mod tests {
             let ask = move || {
                 asked.fetch_add(1, Ordering::Relaxed);
                 // Until the mount comes back.
-                drop(hung.recv());
+                let _gone = hung.recv();
                 Ok(())
             };
             one_at_a_time(&lane, &nas, ask)
