@@ -13,6 +13,7 @@
 //! | [`exit`] | the exit codes of every program here |
 //! | [`ledger`] | small local state that survives a power cut |
 //! | [`lifecycle`] | the one way to start tasks and to stop a daemon |
+//! | [`rate`] | how often somebody may do something |
 //! | [`retry`] | waiting between attempts |
 //! | [`secret`] | values that must not be printed |
 //! | [`telemetry`] | logs: journal, text or JSON; level changeable at run time |
@@ -26,6 +27,7 @@ pub mod exec;
 pub mod exit;
 pub mod ledger;
 pub mod lifecycle;
+pub mod rate;
 pub mod retry;
 pub mod secret;
 pub mod telemetry;

@@ -6,6 +6,7 @@
 //! skips the check of the certificate, and with it the revocation.
 
 mod client;
+mod closable;
 mod connection;
 mod facts;
 mod identity;
@@ -30,7 +31,8 @@ use rustls_pki_types::UnixTime;
 use crate::clock::Clock;
 
 pub use client::{ClientOptions, ClientStream, ConnectError, PeerCheck, ServerTrust, TlsClient};
-pub use connection::{Connection, Connections, PeerInfo};
+pub use closable::Closable;
+pub use connection::{Accepted, Connection, Connections, PeerInfo};
 pub use facts::{Facts, FactsError};
 pub use identity::{Identity, IdentityError, IdentityHandle};
 pub use pin::{InvalidPin, SpkiPin};

@@ -23,14 +23,26 @@ const BLOCKING_MAX: usize = 64;
 /// How long dropped tasks get to release what they hold after the hard stop.
 const HARD_WAIT: Duration = Duration::from_secs(5);
 
+/// How long what outlives the others gets to finish.
+const LAST_WAIT: Duration = Duration::from_secs(3);
+
 /// Handle to all background work of a daemon. Clones are the same handle.
 #[derive(Clone)]
 pub struct Tasks {
     soft: CancellationToken,
     hard: CancellationToken,
     tracker: TaskTracker,
+    last: Last,
     blocking: Arc<Semaphore>,
     failure: Arc<Mutex<Option<String>>>,
+}
+
+/// What ends after everything else.
+#[derive(Clone, Default)]
+struct Last {
+    alone: CancellationToken,
+    dropped: CancellationToken,
+    tracker: TaskTracker,
 }
 
 /// Blocking work did not give its result: the daemon stops, or it panicked.
@@ -45,6 +57,7 @@ impl Default for Tasks {
             soft: hard.child_token(),
             hard,
             tracker: TaskTracker::new(),
+            last: Last::default(),
             blocking: Arc::new(Semaphore::new(BLOCKING_MAX)),
             failure: Arc::default(),
         }
@@ -82,18 +95,40 @@ impl Tasks {
     /// it is a bug that nothing here can repair: the daemon stops and fails.
     #[track_caller]
     pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        let started_at = Location::caller();
+        self.spawn_until(Location::caller(), &self.tracker, self.hard.clone(), future);
+    }
+
+    /// The same for what the other tasks need to the very end, such as a writer of their records:
+    /// it should finish when [`Tasks::alone`] fires, and gets three seconds for it.
+    #[track_caller]
+    pub fn spawn_last(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_until(Location::caller(), &self.last.tracker, self.last.dropped.clone(), future);
+    }
+
+    /// Fires when all tasks but those of [`Tasks::spawn_last`] have ended or were dropped.
+    #[must_use]
+    pub fn alone(&self) -> CancellationToken {
+        self.last.alone.clone()
+    }
+
+    fn spawn_until(
+        &self,
+        started_at: &'static Location<'static>,
+        tracker: &TaskTracker,
+        dropped: CancellationToken,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) {
         let tasks = self.clone();
         let guarded = async move {
             tokio::select! {
                 ended = caught(future) => if let Err(panic) = ended {
                     tasks.fail(started_at, panic.as_ref());
                 },
-                () = tasks.hard.cancelled() => {}
+                () = dropped.cancelled() => {}
             }
         };
         #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
-        let _detached = tokio::spawn(self.tracker.track_future(guarded));
+        let _detached = tokio::spawn(tracker.track_future(guarded));
     }
 
     /// Runs blocking `work` on a thread of its own and gives its result. At most
@@ -155,7 +190,20 @@ impl Tasks {
         if tokio::time::timeout(HARD_WAIT, self.tracker.wait()).await.is_err() {
             error!(running = self.tracker.len(), "tasks did not end even after they were dropped");
         }
-        graceful
+        self.end_last().await && graceful
+    }
+
+    /// Nobody is left but those who outlive the others. True when they ended by themselves.
+    async fn end_last(&self) -> bool {
+        self.last.tracker.close();
+        self.last.alone.cancel();
+        let ended = tokio::time::timeout(LAST_WAIT, self.last.tracker.wait()).await.is_ok();
+        self.last.dropped.cancel();
+        if !ended {
+            error!(running = self.last.tracker.len(), "the last tasks did not end in time");
+            self.last.tracker.wait().await;
+        }
+        ended
     }
 
     /// Cuts a shutdown short: drops what still runs.
@@ -228,6 +276,39 @@ mod tests {
         let (graceful, ()) = tokio::join!(tasks.shutdown(GRACE), async { tasks.stop_hard() });
         assert!(!graceful);
         assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_task_hears_of_those_that_are_dropped() {
+        struct Tells(mpsc::Sender<&'static str>);
+        impl Drop for Tells {
+            fn drop(&mut self) {
+                self.0.send("dropped").expect("somebody listens");
+            }
+        }
+        let tasks = Tasks::default();
+        let (tell, told) = mpsc::channel();
+        let deaf = Tells(tell.clone());
+        tasks.spawn(async move {
+            let _deaf = deaf;
+            std::future::pending::<()>().await;
+        });
+        let alone = tasks.alone();
+        tasks.spawn_last(async move {
+            alone.cancelled().await;
+            tell.send("alone").expect("somebody listens");
+        });
+        assert!(!tasks.shutdown(GRACE).await, "the deaf task was dropped");
+        assert_eq!(told.into_iter().collect::<Vec<_>>(), ["dropped", "alone"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_last_task_that_hangs_is_dropped_too() {
+        let tasks = Tasks::default();
+        tasks.spawn_last(std::future::pending());
+        let began = Instant::now();
+        assert!(!tasks.shutdown(GRACE).await);
+        assert_eq!(began.elapsed(), LAST_WAIT);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,24 +2,16 @@
 
 use std::{
     collections::HashMap,
-    fmt,
-    future::Future,
-    io,
     net::SocketAddr,
-    pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll},
 };
 
 use rustls_pki_types::CertificateDer;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    sync::OwnedSemaphorePermit,
-};
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
+use super::closable::Closable;
 use crate::lock;
 
 /// Who is at the other end of a connection.
@@ -35,105 +27,46 @@ pub struct PeerInfo {
 
 /// An accepted connection after its handshake. It takes part in the server's
 /// limits until it is dropped.
-pub struct Connection {
-    stream: TlsStream<TcpStream>,
+pub type Connection = Closable<TlsStream<TcpStream>, Accepted>;
+
+/// What an accepted connection holds.
+#[derive(Debug)]
+pub struct Accepted {
     peer: Arc<PeerInfo>,
-    closed: Pin<Box<WaitForCancellationFutureOwned>>,
     _registered: Registered,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    pub(super) fn new(
+    pub(super) fn accepted(
         stream: TlsStream<TcpStream>,
         peer: Arc<PeerInfo>,
         registered: Registered,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        let closed = Box::pin(registered.token.clone().cancelled_owned());
-        Self { stream, peer, closed, _registered: registered, _permit: permit }
+        let closed = registered.token.clone();
+        let kept = Accepted { peer, _registered: registered, _permit: permit };
+        let why = "the connection was closed because its certificate no longer counts";
+        Self::new(stream, kept, closed, why)
     }
 
     /// Who is at the other end.
     #[must_use]
     pub const fn peer(&self) -> &Arc<PeerInfo> {
-        &self.peer
+        &self.kept().peer
     }
 
     /// The application protocol that was agreed on, such as `h2`.
     #[must_use]
     pub fn alpn(&self) -> Option<&[u8]> {
-        self.stream.get_ref().1.alpn_protocol()
+        self.get_ref().get_ref().1.alpn_protocol()
     }
 
     /// 32 bytes that both ends of this connection and nobody else can work out
     /// for `label` (RFC 8446 §7.5): they tie a proof to this very connection.
     #[must_use]
     pub fn exporter(&self, label: &[u8]) -> Option<[u8; 32]> {
-        self.stream.get_ref().1.export_keying_material([0; 32], label, None).ok()
-    }
-
-    /// Fails once the connection was closed from outside; otherwise makes sure
-    /// that closing it wakes the task.
-    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        match self.closed.as_mut().poll(context) {
-            Poll::Pending => Ok(()),
-            Poll::Ready(()) => Err(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "the connection was closed because its certificate no longer counts",
-            )),
-        }
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.check(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.check(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check(context)?;
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check(context)?;
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.check(context)?;
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("remote", &self.peer.remote).finish_non_exhaustive()
+        self.get_ref().get_ref().1.export_keying_material([0; 32], label, None).ok()
     }
 }
 

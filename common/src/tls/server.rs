@@ -345,6 +345,6 @@ impl TlsServer {
             return Err("the certificate of the client is revoked".into());
         }
         let peer = Arc::new(PeerInfo { remote, local, chain });
-        Ok(Connection::new(stream, peer, registered, slot))
+        Ok(Connection::accepted(stream, peer, registered, slot))
     }
 }
