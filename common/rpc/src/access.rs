@@ -1,6 +1,8 @@
 //! Who may call what: one table, generated from the `access` options of the `.proto` files, and
 //! the rows of the two services that every gRPC server has. What is not in it is denied.
 
+use std::time::Duration;
+
 use homelab_proto::{
     access::{Access, Method, method},
     common::v1::{PeerKind, Role as Needed},
@@ -106,6 +108,12 @@ pub enum Denied {
     Revoked {
         /// Its serial number.
         serial_hex: String,
+    },
+    /// The caller shows no certificate and calls too often.
+    #[error("too many calls without a certificate; come back in {} s", wait.as_secs().max(1))]
+    TooMany {
+        /// How long to wait.
+        wait: Duration,
     },
 }
 
@@ -223,6 +231,8 @@ impl From<Denied> for Status {
                 refuse(Code::Unauthenticated, Reason::CERTIFICATE_REVOKED)
                     .with("serial_hex", serial_hex)
             }
+            Denied::TooMany { wait } => refuse(Code::ResourceExhausted, Reason::RATE_LIMITED)
+                .retry_after(wait.max(Duration::from_secs(1))),
         }
         .into()
     }

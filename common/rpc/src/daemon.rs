@@ -23,7 +23,7 @@ use crate::{
     deny_list::{DenyList, DenyListError},
     dial::Dialer,
     enrol::{Enrolment, FilesError, Renewal, enrolment_in},
-    guard::Observer,
+    guard::{CallLog, Observer},
     node::{LogHandle, NodeOptions},
     not_built::NotBuilt,
     peer::{InvalidCertificate, Kind, Peer, SpiffeId},
@@ -117,7 +117,7 @@ pub struct DaemonParts {
     pub features: Vec<String>,
     /// To change the log level at run time.
     pub log: Option<LogHandle>,
-    /// Who hears of every call.
+    /// Who hears of every call; `None` is the log.
     pub observer: Option<Arc<dyn Observer>>,
     /// All background work.
     pub tasks: Tasks,
@@ -270,7 +270,7 @@ impl Daemon {
     pub fn serve(self, add: impl FnOnce(Builder) -> Builder) -> Result<Server, DaemonError> {
         let dialer = self.dialer();
         let Self { parts, id, identity, trust, deny_list, enrolment, listener, admin } = self;
-        let mut builder = Server::builder(id, parts.tasks.clone())
+        let builder = Server::builder(id, parts.tasks.clone())
             .descriptors(parts.descriptors)
             .deny_list(deny_list)
             .not_built(parts.not_built)
@@ -282,10 +282,8 @@ impl Daemon {
                 features: parts.features,
                 log: parts.log,
             });
-        if let Some(observer) = parts.observer {
-            builder = builder.observer(observer);
-        }
-        let server = add(builder).build().map_err(DaemonError::Build)?;
+        let observer = parts.observer.unwrap_or_else(|| Arc::new(CallLog::default()));
+        let server = add(builder.observer(observer)).build().map_err(DaemonError::Build)?;
         server.serve_tls(listener);
         if let Some(admin) = admin {
             server.serve_unix(admin);

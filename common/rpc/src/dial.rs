@@ -1,7 +1,5 @@
 //! Calling another daemon: a channel that proves who is at the other end before it says anything.
 
-mod outgoing;
-
 use std::{
     error::Error,
     fmt, io,
@@ -15,8 +13,8 @@ use homelab_common::{
     clock::{Clock, SystemClock},
     error_chain::Chain,
     tls::{
-        CertificateDer, ClientOptions, ClientStream, ConnectError, IdentityHandle, PeerCheck,
-        ServerTrust, TlsClient, TrustHandle,
+        CertificateDer, ClientOptions, ClientStream, Closable, ConnectError, IdentityHandle,
+        PeerCheck, ServerTrust, TlsClient, TrustHandle,
     },
 };
 use hyper_util::rt::TokioIo;
@@ -27,11 +25,13 @@ use tonic::{
 };
 use tower::service_fn;
 
-use self::outgoing::Outgoing;
 use crate::{
     deny_list::DenyList,
     peer::{Kind, Peer, SiteName},
 };
+
+/// What a call fails with when the other side is revoked while it goes on.
+const REVOKED: &str = "the certificate of the other side has been revoked";
 
 /// From the name to the end of the handshake.
 pub const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -247,7 +247,11 @@ impl Dialer {
             let (dialer, target) = (dialer.clone(), target.clone());
             async move {
                 let stream = dialer.connect(&target).await?;
-                Ok::<_, DialError>(TokioIo::new(Outgoing::new(stream, &dialer.deny_list)))
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                // As long as this lives, a new deny list looks at the connection.
+                let dialled = dialer.deny_list.dialled(chain);
+                let (denied, why) = (dialled.denied(), REVOKED);
+                Ok::<_, DialError>(TokioIo::new(Closable::new(stream, dialled, denied, why)))
             }
         })))
     }

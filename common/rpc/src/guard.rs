@@ -36,6 +36,11 @@ use crate::{
 
 mod answer;
 mod deadline;
+mod log;
+mod stranger;
+
+pub use log::CallLog;
+pub(crate) use stranger::Strangers;
 
 /// The longest that a call with one answer may last; `grpc-timeout` can only shorten it.
 pub const UNARY_MAX: Duration = Duration::from_secs(60);
@@ -133,12 +138,14 @@ pub(crate) struct Rules {
     pub(crate) observer: Option<Arc<dyn Observer>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) chance: Arc<dyn Chance>,
+    pub(crate) strangers: Strangers,
     pub(crate) stopping: CancellationToken,
 }
 
 impl Rules {
     fn judge(&self, path: &str, from: &ConnectionInfo) -> Result<&'static Method, Denied> {
         if self.door == Door::Strangers {
+            self.strangers.admit(from)?;
             return access::authorize_stranger(path);
         }
         match &from.peer {

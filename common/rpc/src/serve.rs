@@ -26,7 +26,7 @@ use tower::Service;
 
 use crate::{
     deny_list::DenyList,
-    guard::{Door, Observer, Rules},
+    guard::{Door, Observer, Rules, Strangers},
     node::{Node, NodeOptions},
     not_built::NotBuilt,
     peer::{Peer, SpiffeId},
@@ -221,6 +221,7 @@ impl Builder {
             observer: self.observer,
             clock: self.clock,
             chance: self.chance,
+            strangers: Strangers::default(),
             stopping: ending.clone(),
         };
         let health = Health { reporter, names: self.names.into() };

@@ -99,6 +99,8 @@ reasons! {
     JOB_NOT_ENDED,
     /// The queue is full.
     QUEUE_FULL,
+    /// The caller calls too often; the retry delay says when to come back.
+    RATE_LIMITED,
     /// There is no such phase.
     PHASE_NOT_FOUND,
     /// There is no such operation.

@@ -44,6 +44,7 @@ fn scene() -> Scene {
         observer: Some(Arc::clone(&seen) as Arc<dyn Observer>),
         clock: Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH)),
         chance: Arc::new(SeededChance::new(1)),
+        strangers: Strangers::default(),
         stopping: CancellationToken::new(),
     };
     let from = ConnectionInfo::unix(Some(0), 0, site);

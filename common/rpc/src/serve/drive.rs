@@ -93,7 +93,10 @@ fn protocol(streams_max: u32) -> http2::Builder<TokioExecutor> {
 mod tests {
     use http_body_util::BodyExt;
     use hyper::client::conn::http2 as client;
-    use tokio::{io::duplex, time::Instant};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
+        time::Instant,
+    };
     use tonic::body::Body;
 
     use super::*;
@@ -131,6 +134,64 @@ mod tests {
         assert!(stream.frame().await.is_none_or(|frame| frame.is_err()), "ends in the end");
         assert_eq!(began.elapsed().as_secs(), (AGE + AGE_GRACE).as_secs());
         assert!(calls.send_request(watch()).await.is_err(), "nothing new is taken");
+    }
+
+    /// One frame of HTTP/2 (RFC 9113 §4.1).
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, flags];
+        frame.extend_from_slice(&stream.to_be_bytes());
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    /// The code of the GOAWAY in what the server sent, if there is one.
+    fn goaway(mut sent: &[u8]) -> Option<u32> {
+        const GOAWAY: u8 = 7;
+        while let Some((head, rest)) = sent.split_first_chunk::<9>() {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let (payload, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+            if head[3] == GOAWAY {
+                let code = payload.get(4..8)?;
+                return Some(u32::from_be_bytes(code.try_into().ok()?));
+            }
+            sent = rest;
+        }
+        None
+    }
+
+    /// CVE-2023-44487: calls that are opened and reset at once, which costs the caller nothing.
+    #[tokio::test]
+    async fn a_client_that_opens_and_resets_without_end_is_sent_away() {
+        const HEADERS: u8 = 1;
+        const RESET: u8 = 3;
+        const SETTINGS: u8 = 4;
+        /// END_STREAM and END_HEADERS.
+        const WHOLE: u8 = 0x5;
+        const ENHANCE_YOUR_CALM: u32 = 11;
+        /// `:method: POST`, `:scheme: http`, `:path: /` of the static table (RFC 7541).
+        const POST: &[u8] = &[0x83, 0x86, 0x84];
+
+        let (site, tasks) = (TestSite::new("home"), homelab_common::lifecycle::Tasks::default());
+        let at = site.daemon(Kind::Agent, "qotom");
+        let server = Server::builder(at, tasks.clone()).build().expect("a server");
+        let (mut near, far) = duplex(1024 * 1024);
+        let info = ConnectionInfo::unix(Some(0), 0, site.name().clone());
+        let mut attack = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        attack.extend(frame(SETTINGS, 0, 0, &[]));
+        for call in 0..200 {
+            attack.extend(frame(HEADERS, WHOLE, 2 * call + 1, POST));
+            attack.extend(frame(RESET, 0, 2 * call + 1, &8_u32.to_be_bytes()));
+        }
+        near.write_all(&attack).await.expect("room for it");
+        tasks.spawn(drive(Arc::clone(&server.shared), far, info, AGE));
+        let mut sent = Vec::new();
+        let reading = near.read_to_end(&mut sent);
+        tokio::time::timeout(Duration::from_secs(20), reading)
+            .await
+            .expect("the connection is ended")
+            .expect("readable to the end");
+        assert_eq!(goaway(&sent), Some(ENHANCE_YOUR_CALM));
     }
 
     #[tokio::test(start_paused = true)]

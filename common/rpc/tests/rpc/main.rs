@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod enrolment;
+mod limits;
 mod matrix;
 
 use std::{
