@@ -88,6 +88,24 @@ impl Cluster {
         self.port
     }
 
+    /// Speaks TLS from now on with this certificate and its key, both PEM; plain connections still work.
+    ///
+    /// # Panics
+    ///
+    /// The server does not take them.
+    pub fn speak_tls(&self, certificate: &str, key: &str) {
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = self.folder.path().join("data").join(name);
+            fs::write(&path, text).expect("the folder of the cluster is writable");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+            if let Some(user) = owner() {
+                nix::unistd::chown(&path, Some(user.uid), Some(user.gid)).expect("chown");
+            }
+        }
+        self.sql("postgres", "ALTER SYSTEM SET ssl = on");
+        self.sql("postgres", "SELECT pg_reload_conf()");
+    }
+
     /// Runs SQL as superuser and gives what it prints, unaligned and without headers.
     ///
     /// # Panics
@@ -186,12 +204,18 @@ fn scratch_folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     let folder = folder.expect("a scratch directory");
-    if nix::unistd::geteuid().is_root() {
-        let user = nix::unistd::User::from_name("postgres").ok().flatten();
-        let user = user.expect("the user `postgres`: apt install postgresql-common");
+    if let Some(user) = owner() {
         nix::unistd::chown(folder.path(), Some(user.uid), Some(user.gid)).expect("chown");
     }
     folder
+}
+
+/// Who the clusters belong to, when that is somebody else.
+fn owner() -> Option<nix::unistd::User> {
+    let user = || nix::unistd::User::from_name("postgres").ok().flatten();
+    nix::unistd::geteuid()
+        .is_root()
+        .then(|| user().expect("the user `postgres`: apt install postgresql-common"))
 }
 
 fn free_port() -> u16 {

@@ -21,4 +21,5 @@ pub mod run;
 pub mod schedule;
 pub mod site;
 pub mod text;
+pub mod upkeep;
 mod words;

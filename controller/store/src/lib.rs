@@ -21,7 +21,7 @@ pub use noun::{
     audit::{Audit, AuditEntry, AuditFault, AuditOutcome, AuditWalk, NewAuditEntry},
     certificates::{Certificate, Certificates, DenyList, NewCertificate, Revocation, Revoke},
     hosts::{HostRecord, Hosts},
-    jobs::{Claim, JobCounts, JobFilter, Jobs, Piece, Submitted, Swept},
+    jobs::{Claim, JobCounts, JobFilter, Jobs, Piece, QueueLimits, Submitted, Swept, Waiting},
     leadership::{Leader, Leadership, Tenure},
     requests::{Remembered, Requests},
     runs::{RunFilter, Runs, Started},

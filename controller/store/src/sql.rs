@@ -11,6 +11,7 @@ mod hosts;
 mod jobs;
 mod leadership;
 mod migrate;
+mod prune;
 mod requests;
 mod row;
 mod runs;

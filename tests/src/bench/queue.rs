@@ -18,7 +18,7 @@ use homelab_domain::{
     job::{JobRequest, JobSpec, Outcome, Priority, Record, RequestForm, Usage},
     site::Tier,
 };
-use homelab_store::{Claim, Store, StoreUrl, Submitted, open};
+use homelab_store::{Claim, QueueLimits, Store, StoreUrl, Submitted, open};
 
 use super::{
     Scale,
@@ -31,6 +31,9 @@ use crate::{
     demo::Story,
     postgres::{Cluster, PASSWORD, USER, run as run_program},
 };
+
+/// The queue is as long as the measurement needs.
+const PLENTY: QueueLimits = QueueLimits { jobs_max: u64::MAX >> 1, bytes_max: u64::MAX >> 1 };
 
 /// Transactions that are committed for each job.
 const COMMITS_A_JOB: f64 = 3.0;
@@ -150,7 +153,7 @@ async fn work(store: &dyn Store, each: u32, began: Instant) -> anyhow::Result<u3
             return Ok(done);
         }
         let mut tx = store.begin().await?;
-        let submitted = tx.jobs().submit(&job()?, u64::MAX >> 1).await?;
+        let submitted = tx.jobs().submit(&job()?, PLENTY).await?;
         tx.commit().await?;
         ensure!(matches!(submitted, Submitted::New(_)), "a job was not taken: {submitted:?}");
         claim_and_finish(store, &claim).await?;

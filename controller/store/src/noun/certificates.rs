@@ -94,4 +94,7 @@ pub trait Certificates: Send {
 
     /// The deny list as it is at `now`.
     async fn deny_list(&mut self, now: Timestamp) -> Result<DenyList, StoreError>;
+
+    /// Drops certificates that ended before, oldest first, at most `limit`; how many.
+    async fn prune(&mut self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
 }

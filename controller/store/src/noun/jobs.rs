@@ -12,6 +12,7 @@ use homelab_domain::{
     job::{Job, JobEvent, JobSpec, JobStateKind, Lease, Outcome},
     reason::Because,
     site::Tier,
+    upkeep::Cutoff,
 };
 use jiff::Timestamp;
 
@@ -27,11 +28,26 @@ pub enum Submitted {
     New(Job),
     /// The same call came before; here is its job as it stands now.
     Existing(Job),
-    /// The queue holds as many pending jobs as it may; nothing was kept.
-    Full {
-        /// How many wait.
-        pending: u64,
-    },
+    /// The queue holds as much as it may; nothing was kept.
+    Full(Waiting),
+}
+
+/// How much may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// So many jobs.
+    pub jobs_max: u64,
+    /// So many bytes of their requests.
+    pub bytes_max: u64,
+}
+
+/// How much waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// So many jobs.
+    pub jobs: u64,
+    /// So many bytes of their requests.
+    pub bytes: u64,
 }
 
 /// What a worker with free slots can take.
@@ -107,9 +123,13 @@ pub struct Swept {
 #[async_trait]
 pub trait Jobs: Send {
     /// Puts a job into the queue, unless the same call came before or
-    /// `pending_max` jobs wait already. Two calls at once may overshoot that by
-    /// one each.
-    async fn submit(&mut self, spec: &JobSpec, pending_max: u64) -> Result<Submitted, StoreError>;
+    /// as much waits as `limits` allow. Two calls at once may overshoot that by
+    /// one each. Into an empty queue any job goes.
+    async fn submit(
+        &mut self,
+        spec: &JobSpec,
+        limits: QueueLimits,
+    ) -> Result<Submitted, StoreError>;
 
     /// One job.
     async fn get(&mut self, id: JobId) -> Result<Option<Job>, StoreError>;
@@ -211,4 +231,8 @@ pub trait Jobs: Send {
 
     /// How many jobs are in which state; those that ended since `since`.
     async fn counts(&mut self, since: Timestamp) -> Result<JobCounts, StoreError>;
+
+    /// Drops jobs that have ended with all that belongs to them, oldest first, at most `limit`;
+    /// how many.
+    async fn prune(&mut self, cut: Cutoff, limit: u32) -> Result<u64, StoreError>;
 }

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use homelab_domain::{
     ids::{BackupName, RunId},
     run::{DrillFact, Progress, Run, RunKind, RunOutcome, RunSpec, SnapshotFact},
+    upkeep::Cutoff,
 };
 use jiff::Timestamp;
 
@@ -80,4 +81,8 @@ pub trait Runs: Send {
         backup: &BackupName,
         limit: u32,
     ) -> Result<Vec<(Timestamp, DrillFact)>, StoreError>;
+
+    /// Drops runs that have ended, oldest first, at most `limit`; how many. Never the newest of a
+    /// backup, kind, outcome and verdict, nor the run of its newest snapshot.
+    async fn prune(&mut self, cut: Cutoff, limit: u32) -> Result<u64, StoreError>;
 }

@@ -98,4 +98,7 @@ pub trait Tokens: Send {
 
     /// Tokens, newest first.
     async fn list(&mut self, page: &PageRequest) -> Result<Page<Token>, StoreError>;
+
+    /// Drops tokens with their uses that ended before, oldest first, at most `limit`; how many.
+    async fn prune(&mut self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
 }

@@ -114,6 +114,10 @@ impl Certificates for InCertificates<'_> {
         let entries = rows.iter().map(certificate_of).collect::<Result<_, _>>()?;
         Ok(DenyList { epoch, entries })
     }
+
+    async fn prune(&mut self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        self.0.prune_certificates(before, limit).await
+    }
 }
 
 fn certificate_of(row: &Row) -> Result<Certificate, StoreError> {

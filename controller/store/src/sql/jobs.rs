@@ -8,6 +8,7 @@ use homelab_domain::{
     ids::{HostName, JobId},
     job::{InvalidTransition, Job, JobEvent, JobSpec, JobStateKind, Lease, Outcome},
     reason::Because,
+    upkeep::Cutoff,
 };
 use jiff::Timestamp;
 
@@ -19,7 +20,9 @@ use super::{
 };
 use crate::{
     error::{JobError, StoreError},
-    noun::jobs::{Claim, JobCounts, JobFilter, Jobs, Piece, Submitted, Swept},
+    noun::jobs::{
+        Claim, JobCounts, JobFilter, Jobs, Piece, QueueLimits, Submitted, Swept, Waiting,
+    },
     page::{Cursor, Page, PageRequest},
 };
 
@@ -27,15 +30,19 @@ pub(super) struct InJobs<'c>(pub(super) &'c mut Conn);
 
 #[async_trait]
 impl Jobs for InJobs<'_> {
-    async fn submit(&mut self, spec: &JobSpec, pending_max: u64) -> Result<Submitted, StoreError> {
+    async fn submit(
+        &mut self,
+        spec: &JobSpec,
+        limits: QueueLimits,
+    ) -> Result<Submitted, StoreError> {
         if let Some(known) = self.get(spec.id).await? {
             return Ok(Submitted::Existing(known));
         }
-        let sql = both("SELECT COUNT(*) AS pending FROM jobs WHERE state IN ('queued', 'waiting')");
-        let row = self.0.row("count pending jobs", sql, &[]).await?;
-        let pending = row.map_or(Ok(0), |row| row.of("jobs", "pending").u64("pending"))?;
-        if pending >= pending_max {
-            return Ok(Submitted::Full { pending });
+        let waiting = self.waiting().await?;
+        let bytes = waiting.bytes.saturating_add(spec.request.bytes.len() as u64);
+        let is_full = waiting.jobs >= limits.jobs_max || bytes > limits.bytes_max;
+        if is_full && waiting.jobs > 0 {
+            return Ok(Submitted::Full(waiting));
         }
         let job = Job::submit(spec.clone());
         if self.insert(&job).await? {
@@ -259,6 +266,10 @@ impl Jobs for InJobs<'_> {
         }
         Ok(counts)
     }
+
+    async fn prune(&mut self, cut: Cutoff, limit: u32) -> Result<u64, StoreError> {
+        self.0.prune_jobs(cut, limit).await
+    }
 }
 
 impl InJobs<'_> {
@@ -322,6 +333,21 @@ impl InJobs<'_> {
     ) -> Result<Vec<JobId>, StoreError> {
         let rows = self.0.rows(doing, sql, args).await?;
         rows.iter().map(|row| row.of("jobs", "id").parsed("id")).collect()
+    }
+
+    async fn waiting(&mut self) -> Result<Waiting, StoreError> {
+        let sql = each(
+            "SELECT COUNT(*) AS jobs, COALESCE(SUM(request_bytes), 0) AS bytes FROM jobs
+             WHERE state IN ('queued', 'waiting')",
+            // The sum of BIGINT is NUMERIC.
+            "SELECT COUNT(*) AS jobs, CAST(COALESCE(SUM(request_bytes), 0) AS BIGINT) AS bytes
+             FROM jobs WHERE state IN ('queued', 'waiting')",
+        );
+        let row = self.0.row("count pending jobs", sql, &[]).await?;
+        row.map_or(Ok(Waiting::default()), |row| {
+            let fields = row.of("jobs", "jobs");
+            Ok(Waiting { jobs: fields.u64("jobs")?, bytes: fields.u64("bytes")? })
+        })
     }
 
     async fn drop_pieces(&mut self, id: JobId) -> Result<(), StoreError> {

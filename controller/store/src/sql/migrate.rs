@@ -27,12 +27,20 @@ struct Step {
     postgres: &'static str,
 }
 
-const STEPS: &[Step] = &[Step {
-    version: 1,
-    name: "foundation",
-    sqlite: include_str!("../../migrations/sqlite/0001_foundation.sql"),
-    postgres: include_str!("../../migrations/postgres/0001_foundation.sql"),
-}];
+const STEPS: &[Step] = &[
+    Step {
+        version: 1,
+        name: "foundation",
+        sqlite: include_str!("../../migrations/sqlite/0001_foundation.sql"),
+        postgres: include_str!("../../migrations/postgres/0001_foundation.sql"),
+    },
+    Step {
+        version: 2,
+        name: "upkeep",
+        sqlite: include_str!("../../migrations/sqlite/0002_upkeep.sql"),
+        postgres: include_str!("../../migrations/postgres/0002_upkeep.sql"),
+    },
+];
 
 /// The newest schema that this version knows.
 const NEWEST: i64 = STEPS[STEPS.len() - 1].version;

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use homelab_domain::{
     ids::{BackupName, RunId},
     run::{DrillFact, Progress, Run, RunHasEnded, RunOutcome, RunSpec, RunState, SnapshotFact},
+    upkeep::Cutoff,
 };
 use jiff::Timestamp;
 
@@ -152,6 +153,10 @@ impl Runs for InRuns<'_> {
             }
         }
         Ok(drills)
+    }
+
+    async fn prune(&mut self, cut: Cutoff, limit: u32) -> Result<u64, StoreError> {
+        self.0.prune_runs(cut, limit).await
     }
 }
 

@@ -97,6 +97,10 @@ impl Tokens for InTokens<'_> {
             id: token.token.id.to_string(),
         }))
     }
+
+    async fn prune(&mut self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        self.0.prune_tokens(before, limit).await
+    }
 }
 
 impl InTokens<'_> {

@@ -12,10 +12,13 @@ use homelab_domain::{
     run::{RunKind, RunSpec, RunTrigger},
     site::Tier,
 };
-use homelab_store::{Claim, Store, StoreUrl, Submitted, open};
+use homelab_store::{Claim, QueueLimits, Store, StoreUrl, Submitted, open};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::postgres::{Cluster, PASSWORD, USER};
+
+/// More than any test puts into the queue.
+pub(crate) const PLENTY: QueueLimits = QueueLimits { jobs_max: 1_000_000, bytes_max: 1 << 40 };
 
 /// A fresh store.
 pub(crate) struct Bench {
@@ -69,7 +72,7 @@ impl Bench {
     /// Puts a job into the queue and commits.
     pub(crate) async fn submit(&self, spec: JobSpec) -> Job {
         let mut tx = self.store.begin().await.unwrap();
-        let submitted = tx.jobs().submit(&spec, 1_000_000).await.unwrap();
+        let submitted = tx.jobs().submit(&spec, PLENTY).await.unwrap();
         tx.commit().await.unwrap();
         match submitted {
             Submitted::New(job) => job,

@@ -8,7 +8,7 @@ use homelab_store::{
 
 use crate::bench::{Bench, at, uuid};
 
-fn token(id: u128) -> NewToken {
+pub(crate) fn token(id: u128) -> NewToken {
     NewToken {
         id: uuid(id).into(),
         name: "x99".to_owned(),
@@ -22,7 +22,7 @@ fn token(id: u128) -> NewToken {
     }
 }
 
-fn certificate(serial: &str, kind: PeerKind, name: &str, ends: i64) -> NewCertificate {
+pub(crate) fn certificate(serial: &str, kind: PeerKind, name: &str, ends: i64) -> NewCertificate {
     NewCertificate {
         serial_hex: serial.to_owned(),
         identity: format!("spiffe://home/{kind}/{name}"),

@@ -6,9 +6,11 @@ use homelab_domain::{
     reason::{Because, Failure, Reason},
     site::Tier,
 };
-use homelab_store::{JobCounts, JobError, JobFilter, PageRequest, Piece, Submitted};
+use homelab_store::{
+    JobCounts, JobError, JobFilter, PageRequest, Piece, QueueLimits, Submitted, Waiting,
+};
 
-use crate::bench::{Bench, at, claim, job, uuid};
+use crate::bench::{Bench, PLENTY, at, claim, job, uuid};
 
 fn piece(index: u32, content: &str) -> Piece {
     let openai_chunk = format!("{{\"n\":{index}}}").into_bytes();
@@ -49,7 +51,7 @@ async fn get(bench: &Bench, id: JobId) -> Job {
 pub(crate) async fn a_job_is_submitted_once_however_often_it_is_sent(bench: &Bench) {
     let first = bench.submit(job(1)).await;
     let mut tx = bench.store.begin().await.unwrap();
-    let again = tx.jobs().submit(&job(1), 10).await.unwrap();
+    let again = tx.jobs().submit(&job(1), PLENTY).await.unwrap();
     assert_eq!(again, Submitted::Existing(first));
     assert_eq!(tx.jobs().pending(10).await.unwrap().len(), 1);
 }
@@ -57,8 +59,18 @@ pub(crate) async fn a_job_is_submitted_once_however_often_it_is_sent(bench: &Ben
 pub(crate) async fn a_full_queue_takes_nothing(bench: &Bench) {
     bench.submit(job(1)).await;
     let mut tx = bench.store.begin().await.unwrap();
-    assert_eq!(tx.jobs().submit(&job(2), 1).await.unwrap(), Submitted::Full { pending: 1 });
+    let bytes = job(1).request.bytes.len() as u64;
+    let full = Submitted::Full(Waiting { jobs: 1, bytes });
+    let limits = QueueLimits { jobs_max: 1, ..PLENTY };
+    assert_eq!(tx.jobs().submit(&job(2), limits).await.unwrap(), full);
+    let limits = QueueLimits { bytes_max: bytes * 2 - 1, ..PLENTY };
+    assert_eq!(tx.jobs().submit(&job(2), limits).await.unwrap(), full);
     assert_eq!(tx.jobs().get(uuid(2).into()).await.unwrap(), None);
+    let limits = QueueLimits { jobs_max: 2, bytes_max: bytes * 2 };
+    assert!(matches!(tx.jobs().submit(&job(2), limits).await.unwrap(), Submitted::New(_)));
+    // What is over or runs is not waiting.
+    tx.jobs().cancel(uuid(1).into(), "ann", at(1)).await.unwrap();
+    assert!(matches!(tx.jobs().submit(&job(3), limits).await.unwrap(), Submitted::New(_)));
 }
 
 pub(crate) async fn the_most_urgent_job_goes_first_and_age_counts(bench: &Bench) {

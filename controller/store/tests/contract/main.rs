@@ -13,7 +13,7 @@
 )]
 
 #[path = "../../../../tests/src/postgres.rs"]
-#[expect(unreachable_pub, reason = "shared with a crate where it is public")]
+#[expect(unreachable_pub, dead_code, reason = "shared with a crate where all of it is used")]
 mod postgres;
 
 mod bench;
@@ -24,6 +24,7 @@ mod jobs;
 mod race;
 mod runs;
 mod sessions;
+mod upkeep;
 
 use std::panic::AssertUnwindSafe;
 
@@ -124,6 +125,11 @@ promises! {
         a_link_works_once_and_not_after_its_end,
         a_session_ends_by_idling_and_by_age,
         a_person_can_be_logged_out_everywhere,
+    }
+    upkeep {
+        jobs_are_dropped_by_age_and_by_number_with_all_that_belongs_to_them,
+        what_is_known_of_a_backup_is_never_dropped,
+        certificates_and_tokens_are_dropped_after_their_end,
     }
 }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use crate::bench::{Bench, SECOND, at, backup, run, uuid};
 
-fn stored(id: &str, taken_at: Timestamp) -> RunOutcome {
+pub(crate) fn stored(id: &str, taken_at: Timestamp) -> RunOutcome {
     RunOutcome::Stored(SnapshotFact {
         id: id.to_owned(),
         taken_at,
@@ -40,10 +40,20 @@ fn drill(id: u128) -> RunSpec {
 }
 
 async fn complete(bench: &Bench, spec: RunSpec, outcome: RunOutcome) -> Run {
+    complete_at(bench, spec, outcome, 99).await
+}
+
+/// Starts a run and ends it at a moment.
+pub(crate) async fn complete_at(
+    bench: &Bench,
+    spec: RunSpec,
+    outcome: RunOutcome,
+    secs: i64,
+) -> Run {
     let mut tx = bench.store.begin().await.unwrap();
     let started = tx.runs().start(&spec).await.unwrap();
     assert!(matches!(started, Started::New(_)), "{started:?}");
-    let run = tx.runs().end(spec.id, outcome, at(99)).await.unwrap();
+    let run = tx.runs().end(spec.id, outcome, at(secs)).await.unwrap();
     tx.commit().await.unwrap();
     let mut tx = bench.store.read().await.unwrap();
     assert_eq!(tx.runs().get(spec.id).await.unwrap().as_ref(), Some(&run));

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::{
     super::{
         Sql,
-        args::{at, blob, int, maybe_at, maybe_int, maybe_text, text},
+        args::{at, big, blob, int, maybe_at, maybe_int, maybe_text, text},
         both, each,
         row::{Fields, Row},
     },
@@ -35,9 +35,9 @@ impl InJobs<'_> {
         let sql = both(
             "INSERT INTO jobs (id, state, tier, model, priority, queue_key, submitted_by,
                submitted_at, enqueued_at, deadline, tokens_max, record, title, request_form,
-               attempt, attempts_limit, reason, message, pieces)
+               attempt, attempts_limit, reason, message, pieces, request_bytes)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-               $18, 0) ON CONFLICT (id) DO NOTHING",
+               $18, 0, $19) ON CONFLICT (id) DO NOTHING",
         );
         let (spec, because) = (job.spec(), job.state().because());
         let args = [
@@ -59,6 +59,7 @@ impl InJobs<'_> {
             int(job.attempts().limit),
             text(&because.reason),
             text(&because.message),
+            big(spec.request.bytes.len() as u64),
         ];
         if self.0.run("keep a job", sql, &args).await? == 0 {
             return Ok(false);
