@@ -69,6 +69,7 @@ use crate::{
         expiry::Expire,
         lease::{Instance, KeepLease, Lease, release},
         renewal::{OwnIdentity, RenewOwn},
+        upkeep::Upkeep,
     },
 };
 
@@ -379,7 +380,10 @@ impl Assembly {
     }
 
     fn start_tasks(&self, pusher: PushDenyList, push: Nudge, listeners: &Listeners) {
-        let Context { driver, store, clock, chance, tasks, fleet, lease, .. } = &self.context;
+        let Context { driver, store, clock, chance, tasks, fleet, lease, config, .. } =
+            &self.context;
+        let upkeep =
+            Upkeep { store: Arc::clone(store), clock: Arc::clone(clock), rules: config.keep };
         let observe = ObserveHosts {
             fleet: fleet.clone(),
             store: Arc::clone(store),
@@ -403,6 +407,7 @@ impl Assembly {
         driver.start(Arc::new(keep_lease));
         driver.start(Arc::new(renew));
         driver.start(Arc::new(Expire { store: Arc::clone(store), clock: Arc::clone(clock) }));
+        driver.start(Arc::new(upkeep));
         driver.start_with(Arc::new(pusher), push);
         driver.start_with(Arc::new(observe), fleet.turned());
     }
@@ -418,6 +423,7 @@ fn job_parts(context: &Context) -> job::Parts {
         site: context.site.clone(),
         engines: Arc::new(FleetEngines::new(context.fleet.clone(), context.site.clone())),
         events: context.events.clone(),
+        limits: context.config.queue,
     }
 }
 

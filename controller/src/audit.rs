@@ -6,9 +6,11 @@
 //! becomes an entry itself, so that nothing is lost silently. Prompts and secrets never come here:
 //! a call is its method, its caller and its outcome.
 
+mod stranger;
+
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -24,6 +26,7 @@ use tokio::sync::mpsc;
 use tonic::Code;
 use tracing::error;
 
+use self::stranger::Strangers;
 use crate::app::{Change, Events};
 
 /// Entries that wait for the disk. At 200 bytes each this is 2 MB.
@@ -38,6 +41,9 @@ const WALK_PAGE: u32 = 1_000;
 /// How long to wait after the store refused, before the same entries are tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How often the counts of strangers are looked at.
+const COUNTS_EVERY: Duration = Duration::from_secs(5);
+
 /// The actor of what the controller does by itself.
 pub const CONTROLLER: &str = "controller";
 
@@ -49,6 +55,7 @@ pub const ALARM: &str = "controller/alarm";
 pub struct AuditLog {
     queue: mpsc::Sender<NewAuditEntry>,
     lost: Arc<AtomicU64>,
+    strangers: Arc<Mutex<Strangers>>,
 }
 
 /// An entry about one of the controller's own decisions, to be appended in the transaction that
@@ -72,7 +79,8 @@ pub fn entry(
 }
 
 impl AuditLog {
-    /// Starts the writer, which ends with `tasks` after the queue is empty.
+    /// Starts the writer. It ends after all other tasks, because calls that are drained or dropped
+    /// while the controller stops are told of as well.
     #[must_use]
     pub fn start(
         store: Arc<dyn Store>,
@@ -92,10 +100,11 @@ impl AuditLog {
     ) -> Self {
         let (queue, waiting) = mpsc::channel(waiting_max);
         let lost = Arc::new(AtomicU64::new(0));
-        let stopping = tasks.stopping();
-        let writer = Writer { store, clock, events, lost: Arc::clone(&lost), stopping };
-        tasks.spawn(writer.run(waiting));
-        Self { queue, lost }
+        let log = Self { queue, lost, strangers: Arc::default() };
+        let (lost, strangers) = (Arc::clone(&log.lost), Arc::clone(&log.strangers));
+        let writer = Writer { store, clock, events, lost, strangers, alone: tasks.alone() };
+        tasks.spawn_last(writer.run(waiting));
+        log
     }
 
     /// Appends an entry soon, without waiting for the disk. For what is not part of a transaction.
@@ -152,7 +161,14 @@ pub async fn verify(store: &dyn Store) -> Result<Verified, StoreError> {
 
 impl Observer for AuditLog {
     fn call(&self, record: CallRecord) {
-        if let Some(entry) = entry_of(&record) {
+        let Some(entry) = entry_of(&record) else { return };
+        let is_strangers = record.peer.is_none() && entry.outcome == AuditOutcome::Denied;
+        let entry = if is_strangers {
+            lock(&self.strangers).denied(&record.remote, entry)
+        } else {
+            Some(entry)
+        };
+        if let Some(entry) = entry {
             self.record(entry);
         }
     }
@@ -192,26 +208,36 @@ struct Writer {
     clock: Arc<dyn Clock>,
     events: Events,
     lost: Arc<AtomicU64>,
-    stopping: tokio_util::sync::CancellationToken,
+    strangers: Arc<Mutex<Strangers>>,
+    alone: tokio_util::sync::CancellationToken,
+}
+
+fn lock(strangers: &Mutex<Strangers>) -> std::sync::MutexGuard<'_, Strangers> {
+    strangers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Writer {
     async fn run(self, mut waiting: mpsc::Receiver<NewAuditEntry>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut counts = tokio::time::interval(COUNTS_EVERY);
         loop {
-            let received = tokio::select! {
-                received = waiting.recv_many(&mut batch, BATCH_MAX) => received,
-                () = self.stopping.cancelled() => break,
-            };
-            if received == 0 {
-                return;
+            tokio::select! {
+                received = waiting.recv_many(&mut batch, BATCH_MAX) => if received == 0 {
+                    return;
+                },
+                _ = counts.tick() => batch = lock(&self.strangers).due(self.clock.now()),
+                () = self.alone.cancelled() => break,
             }
-            self.write(&mut batch).await;
+            if !batch.is_empty() {
+                self.write(&mut batch).await;
+            }
         }
-        // Calls that end while the controller stops are told of as well.
-        tokio::task::yield_now().await;
         waiting.close();
         while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
+            self.write(&mut batch).await;
+        }
+        batch = lock(&self.strangers).all();
+        if !batch.is_empty() {
             self.write(&mut batch).await;
         }
     }
@@ -242,15 +268,85 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use homelab_common::clock::SystemClock;
+    use homelab_common::clock::{ManualClock, SystemClock};
+    use homelab_rpc::{access::Denied, connection::Remote};
     use homelab_store::{StoreUrl, open};
+    use jiff::Timestamp;
 
     use super::*;
 
-    #[tokio::test]
-    async fn what_did_not_fit_is_counted_in_the_log_itself() {
+    async fn store() -> (tempfile::TempDir, Arc<dyn Store>) {
         let folder = tempfile::tempdir().expect("a folder");
         let store = open(&StoreUrl::Sqlite(folder.path().join("store.db"))).await.expect("opens");
+        (folder, store)
+    }
+
+    async fn entries(store: &dyn Store) -> Vec<NewAuditEntry> {
+        let page = list(store, None, &PageRequest::first(100)).await.expect("a page");
+        page.items.into_iter().map(|row| row.entry).collect()
+    }
+
+    fn call(outcome: Outcome, code: Code) -> CallRecord {
+        CallRecord {
+            peer: None,
+            remote: Remote::Tcp(([192, 0, 2, 1], 4711).into()),
+            method: "/x.Y/Z".into(),
+            mutates: true,
+            request_id: "1".into(),
+            started: Timestamp::UNIX_EPOCH,
+            elapsed: Duration::ZERO,
+            outcome,
+            code,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_drained_or_dropped_long_after_the_stop_is_in_the_log() {
+        let (_folder, store) = store().await;
+        let (tasks, clock) = (Tasks::default(), Arc::new(SystemClock));
+        let log = AuditLog::start(Arc::clone(&store), clock, Events::default(), &tasks);
+        struct Dropped(AuditLog);
+        impl Drop for Dropped {
+            fn drop(&mut self) {
+                self.0.call(call(Outcome::Cancelled, Code::Cancelled));
+            }
+        }
+        let (draining, stopping) = (log.clone(), tasks.stopping());
+        tasks.spawn(async move {
+            stopping.cancelled().await;
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            draining.call(call(Outcome::Ended, Code::Ok));
+        });
+        let dropped = Dropped(log);
+        tasks.spawn(async move {
+            let _dropped = dropped;
+            std::future::pending::<()>().await;
+        });
+        assert!(!tasks.shutdown(Duration::from_millis(100)).await, "one call hung");
+        let details: Vec<_> = entries(store.as_ref()).await.into_iter().map(|e| e.detail).collect();
+        assert_eq!(details, ["the caller went away before the end; request 1", "request 1"]);
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_strangers_becomes_one_entry_and_a_count() {
+        let (_folder, store) = store().await;
+        let (tasks, clock) = (Tasks::default(), Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH)));
+        let log = AuditLog::start(Arc::clone(&store), clock, Events::default(), &tasks);
+        for _ in 0..5_000 {
+            log.call(call(Outcome::Denied(Denied::NoCertificate), Code::Unauthenticated));
+        }
+        assert!(tasks.shutdown(Duration::from_secs(30)).await);
+        let entries = entries(store.as_ref()).await;
+        assert_eq!(entries.len(), 2, "{entries:?}");
+        assert!(entries[0].detail.starts_with("4999 more"), "{}", entries[0].detail);
+        assert_eq!(entries[0].actor, "stranger/192.0.2.1:4711");
+    }
+
+    #[tokio::test]
+    async fn what_did_not_fit_is_counted_in_the_log_itself() {
+        let (_folder, store) = store().await;
         let tasks = Tasks::default();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let events = Events::default();

@@ -8,6 +8,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use homelab_common::{
@@ -15,9 +16,23 @@ use homelab_common::{
     secret,
     telemetry::{Format, LogConfig},
 };
+use homelab_domain::upkeep::{AGE_MIN, Keep, KeepRules};
+use homelab_store::QueueLimits;
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/homelab/controller.toml";
+
+/// What may wait in the queue unless the file says otherwise.
+pub const QUEUE: QueueLimits = QueueLimits { jobs_max: 10_000, bytes_max: 256 * 1024 * 1024 };
+
+/// The largest request must fit.
+const QUEUE_BYTES_MIN: u64 = crate::job::submission::REQUEST_BYTES_MAX as u64;
+
+/// More than anybody keeps a queue for.
+const QUEUE_BYTES_MAX: u64 = 1 << 40;
+
+/// As good as for ever.
+const AGE_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
 /// Everything that the controller is told.
 #[derive(Clone, Debug)]
@@ -43,6 +58,10 @@ pub struct Config {
     pub web: WebConfig,
     /// The OpenAI-compatible gateway.
     pub gateway: GatewayConfig,
+    /// How much may wait in the queue of AI jobs.
+    pub queue: QueueLimits,
+    /// How long what is over is kept.
+    pub keep: KeepRules,
     /// Logs.
     pub log: LogConfig,
     origins: Vec<Origin>,
@@ -125,7 +144,7 @@ impl Config {
     }
 
     /// How long running calls get to finish when the controller stops.
-    pub const GRACE: std::time::Duration = std::time::Duration::from_secs(20);
+    pub const GRACE: Duration = Duration::from_secs(20);
 }
 
 /// As `print-config` shows it: one key per line with where it comes from. Secrets are named by their
@@ -166,6 +185,8 @@ impl Reader {
         let public_url = self.optional(&web, "public-url", parse::text(https_url), Clone::clone);
         let gateway = root.table("gateway");
         let keys = self.optional(&gateway, "keys", parse::path, |path| path.display().to_string());
+        let queue = self.queue(&root.table("queue"));
+        let keep = self.keep(&root.table("keep"));
         let log = self.log(&root.table("log"));
         Config {
             listen,
@@ -178,6 +199,8 @@ impl Reader {
             store,
             web: WebConfig { public_url },
             gateway: GatewayConfig { keys },
+            queue,
+            keep,
             log,
             origins: Vec::new(),
         }
@@ -218,6 +241,40 @@ impl Reader {
             }
             StoreConfig::Sqlite { .. } => store,
             StoreConfig::Postgres { url, .. } => StoreConfig::Postgres { url, password },
+        }
+    }
+
+    fn queue(&mut self, section: &Section<'_>) -> QueueLimits {
+        let QueueLimits { jobs_max, bytes_max } = QUEUE;
+        let texts = parse::bytes_in(QUEUE_BYTES_MIN..=QUEUE_BYTES_MAX);
+        QueueLimits {
+            jobs_max: self.or(
+                section,
+                "jobs-max",
+                jobs_max,
+                parse::integer(1..=1_000_000),
+                ToString::to_string,
+            ),
+            bytes_max: self
+                .or(section, "text-max", bytes_max, texts, |size| parse::show_bytes(*size)),
+        }
+    }
+
+    fn keep(&mut self, section: &Section<'_>) -> KeepRules {
+        let mut count = |key, default| {
+            self.or(section, key, default, parse::integer(1..=10_000_000), ToString::to_string)
+        };
+        let KeepRules { jobs, runs, certificates, tokens } = KeepRules::default();
+        let (jobs_max, runs_max) = (count("jobs-max", jobs.count), count("runs-max", runs.count));
+        let mut age = |key, default| {
+            let ages = parse::duration_in(AGE_MIN..=AGE_MAX);
+            self.or(section, key, default, ages, |span| parse::show_duration(*span))
+        };
+        KeepRules {
+            jobs: Keep { age: age("jobs", jobs.age), count: jobs_max },
+            runs: Keep { age: age("runs", runs.age), count: runs_max },
+            certificates: age("certificates", certificates),
+            tokens: age("tokens", tokens),
         }
     }
 
@@ -352,6 +409,19 @@ mod tests {
         {
             assert!(report.contains(part), "{part}: {report}");
         }
+    }
+
+    #[test]
+    fn what_is_kept_and_what_may_wait_is_said_in_the_file() {
+        let text = "[keep]\njobs = \"7d\"\nruns-max = 100\n[queue]\ntext-max = \"64 MiB\"\n";
+        let config = Config::parse("controller.toml", text).expect("valid");
+        assert_eq!(config.keep.jobs.age, Duration::from_secs(7 * 24 * 3_600));
+        assert_eq!(config.keep.runs.count, 100);
+        assert_eq!(config.keep.tokens, KeepRules::default().tokens);
+        assert_eq!(config.queue, QueueLimits { bytes_max: 64 << 20, ..QUEUE });
+        let text = "[keep]\njobs = \"5m\"\n[queue]\ntext-max = \"1 MiB\"\njobs-max = 0\n";
+        let report = Config::parse("controller.toml", text).expect_err("refused").to_string();
+        assert!(report.contains("3 problems"), "{report}");
     }
 
     #[test]

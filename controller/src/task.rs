@@ -8,6 +8,7 @@ pub mod deny;
 pub mod expiry;
 pub mod lease;
 pub mod renewal;
+pub mod upkeep;
 
 use std::{
     collections::BTreeMap,

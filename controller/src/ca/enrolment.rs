@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use homelab_common::{chance::Chance, clock::Clock};
-use homelab_domain::ids::HostName;
+use homelab_domain::ids::{HostName, TokenId};
 use homelab_rpc::{
     enrol::{InvalidRequest, ProofParts, Verifier, verify_proof},
     peer::{Grant, InvalidSpiffeId, Kind, Peer, SiteName, SpiffeId},
@@ -172,8 +172,10 @@ impl Enrolments {
     pub async fn finish(&self, finish: &Finish<'_>) -> Result<Issued, EnrolmentError> {
         let key = PublicKey::from_request(finish.signing_request)?;
         let now = self.clock.now();
+        // Strangers come to the one writer only with a proof.
+        let id = self.proved(finish, now).await?;
         let mut tx = self.store.begin().await?;
-        let token = self.proved(tx.as_mut(), finish, now).await?;
+        let token = tx.tokens().get(id).await?.ok_or_else(unproved)?;
         let kind = kind_of(finish.kind);
         if let Some(used) = token.uses.iter().find(|used| used.kind == kind) {
             return self.again(tx, &token, used, &key, now).await;
@@ -256,15 +258,10 @@ impl Enrolments {
         self.keep(tx, &terms, &leaf, "login", now).await
     }
 
-    /// The token, if the proof shows that the caller knows its secret.
-    async fn proved(
-        &self,
-        tx: &mut dyn Tx,
-        finish: &Finish<'_>,
-        now: Timestamp,
-    ) -> Result<Token, EnrolmentError> {
+    /// The token, if the proof shows that the caller knows its secret. Only reads.
+    async fn proved(&self, finish: &Finish<'_>, now: Timestamp) -> Result<TokenId, EnrolmentError> {
         let token = match parse_id(finish.token_id) {
-            Some(id) => tx.tokens().get(id).await?,
+            Some(id) => self.store.read().await?.tokens().get(id).await?,
             None => None,
         };
         let verifier = match &token {
@@ -281,9 +278,7 @@ impl Enrolments {
             };
             verify_proof(&verifier, parts, finish.proof).is_ok()
         });
-        token.filter(|_| fits).ok_or_else(|| {
-            EnrolmentError::refused("it is unknown, or the proof does not fit; make a new token")
-        })
+        token.filter(|_| fits).map(|token| token.token.id).ok_or_else(unproved)
     }
 
     /// A kind enrols that has enrolled before with this token.
@@ -397,6 +392,11 @@ impl Enrolments {
         tx.commit().await?;
         Ok(Issued { identity, chain_pem, not_after: leaf.not_after })
     }
+}
+
+/// The one answer to whoever has not proved to know a secret.
+fn unproved() -> EnrolmentError {
+    EnrolmentError::refused("it is unknown, or the proof does not fit; make a new token")
 }
 
 /// Whether a token whose secret is proved is good for the first use by a kind.

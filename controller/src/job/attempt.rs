@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tracing::{info, warn};
 
-use super::{Jobs, STORE_PAUSE, convert, engines::Pieces, live::Live, slots::Slot};
+use super::{Jobs, convert, engines::Pieces, live::Live, running::STORE_PAUSE, slots::Slot};
 
 /// Pieces are stored at the latest after this long; until then they are in memory only.
 const BATCH_AGE: Duration = Duration::from_millis(250);

@@ -206,26 +206,32 @@ pub(crate) struct Rig {
     pub(crate) tasks: Tasks,
     pub(crate) store: Arc<dyn Store>,
     _site: watch::Sender<Arc<Site>>,
+    url: StoreUrl,
     folder: Arc<tempfile::TempDir>,
 }
 
 impl Rig {
     /// `cw-nas` is up with two slots for `small`; `x99` sleeps and once had one for `large`.
     pub(crate) async fn new() -> Self {
-        let folder = Arc::new(tempfile::tempdir().expect("a folder"));
+        let folder = tempfile::tempdir().expect("a folder");
+        let url = StoreUrl::Sqlite(folder.path().join("store.db"));
+        Self::over(url, folder).await
+    }
+
+    /// The same over another store.
+    pub(crate) async fn over(url: StoreUrl, folder: tempfile::TempDir) -> Self {
         let now = Timestamp::from_second(1_790_000_000).expect("a moment");
-        Self::on(folder, ManualClock::new(now)).await
+        Self::on(url, Arc::new(folder), ManualClock::new(now)).await
     }
 
     /// The same store under a new controller, after the old one was killed.
     pub(crate) async fn restart(self) -> Self {
         self.tasks.stop_hard();
         self.store.close().await;
-        Self::on(Arc::clone(&self.folder), self.clock.clone()).await
+        Self::on(self.url.clone(), Arc::clone(&self.folder), self.clock.clone()).await
     }
 
-    async fn on(folder: Arc<tempfile::TempDir>, clock: ManualClock) -> Self {
-        let url = StoreUrl::Sqlite(folder.path().join("store.db"));
+    async fn on(url: StoreUrl, folder: Arc<tempfile::TempDir>, clock: ManualClock) -> Self {
         let store = homelab_store::open(&url).await.expect("opens");
         let tasks = Tasks::default();
         let chance = Arc::new(SeededChance::new(7));
@@ -248,8 +254,9 @@ impl Rig {
             site: watched,
             engines: engines.clone(),
             events: Events::default(),
+            limits: crate::config::QUEUE,
         });
-        let rig = Self { jobs, engines, clock, tasks, store, _site: site, folder };
+        let rig = Self { jobs, engines, clock, tasks, store, _site: site, url, folder };
         // A first round, after which the queue knows that it is empty.
         rig.round().await;
         rig

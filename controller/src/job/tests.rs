@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use homelab_domain::{ids::RequestId, job::JobState, reason::Reason as Why};
 use homelab_rpc::status::Reason;
 use tonic::Code;
@@ -7,6 +9,8 @@ use super::{
     engines::Contact,
     follow::Told,
     rig::{Rig, Step, wish},
+    running::LEASE,
+    submission::{Refused, Submission},
     *,
 };
 use homelab_domain::job::JobStateKind as Kind;

@@ -1,0 +1,159 @@
+//! How a job comes in: stored first, then given away or put into the queue.
+
+use std::sync::atomic::Ordering;
+
+use homelab_domain::{
+    ids::JobId,
+    job::{Job, JobSpec},
+    placement::Placement,
+    reason::{Because, Reason},
+};
+use homelab_store::{JobError, QueueLimits, StoreError, Submitted, Waiting};
+
+use super::{
+    Jobs,
+    follow::Follower,
+    plan,
+    slots::Slot,
+    submission::{Refused, Submission},
+};
+
+/// Why a job was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// It breaks a rule.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The same id was used for something else.
+    #[error("request id {0} was used for another request; choose a new one")]
+    OtherRequest(JobId),
+    /// The queue is full.
+    #[error(
+        "{} jobs with {} KiB of text wait already, and the queue holds {} with {} KiB; try again \
+         later, or cancel what need not run (`labctl job list`, `labctl job cancel JOB`)",
+        waiting.jobs, waiting.bytes / 1024, limits.jobs_max, limits.bytes_max / 1024
+    )]
+    Full {
+        /// What waits.
+        waiting: Waiting,
+        /// What may wait.
+        limits: QueueLimits,
+    },
+    /// The store failed; the job may or may not be there.
+    #[error("could not store the job")]
+    Store(#[from] StoreError),
+}
+
+/// A job that was taken.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The job.
+    pub job: Job,
+    /// Whether the same call came before.
+    pub repeated: bool,
+    /// Its text, from the start.
+    pub follower: Follower,
+}
+
+impl Jobs {
+    /// Checks a job without storing it.
+    ///
+    /// # Errors
+    /// The rule that it breaks.
+    pub fn check(&self, submission: Submission) -> Result<JobSpec, Refused> {
+        submission.check(&self.site(), self.now())
+    }
+
+    /// Takes a job. When this returns it is stored, and either in the queue or given to a worker.
+    /// Idempotent by the id of the submission.
+    ///
+    /// # Errors
+    /// It breaks a rule, the queue is full, or the store failed.
+    pub async fn submit(&self, submission: Submission) -> Result<Accepted, SubmitError> {
+        let spec = self.check(submission)?;
+        let id = spec.id;
+        let way = self.way_in(&spec)?;
+        let follower = Follower::fresh(self.clone(), id);
+        let limits = self.0.parts.limits;
+        let mut tx = self.0.parts.store.begin().await?;
+        let job = match tx.jobs().submit(&spec, limits).await? {
+            Submitted::New(job) => job,
+            Submitted::Full(waiting) => return Err(SubmitError::Full { waiting, limits }),
+            Submitted::Existing(job) if !is_same_request(job.spec(), &spec) => {
+                return Err(SubmitError::OtherRequest(id));
+            }
+            Submitted::Existing(job) => {
+                let follower = Follower::from_store(self.clone(), id, 0);
+                return Ok(Accepted { job, repeated: true, follower });
+            }
+        };
+        let now = self.now();
+        let changed = match &way {
+            WayIn::Slot(slot) => {
+                tx.jobs().assign(id, slot.worker(), now, self.lease_end(now)).await.map(Some)
+            }
+            WayIn::Queue(Some(because)) => tx.jobs().wait(id, because.clone(), now).await.map(Some),
+            WayIn::Queue(None) => Ok(None),
+        };
+        let job = changed.or_else(unchanged)?.unwrap_or(job);
+        tx.commit().await?;
+        match way {
+            WayIn::Slot(slot) if job.state().kind().is_owned() => self.run(job.clone(), slot),
+            WayIn::Slot(_) | WayIn::Queue(_) => {
+                self.0.pending.fetch_add(1, Ordering::Relaxed);
+                self.nudge();
+            }
+        }
+        self.tell();
+        Ok(Accepted { job, repeated: false, follower })
+    }
+
+    /// Whether a new job goes straight to a worker: nothing waits before it, and a slot is free.
+    fn way_in(&self, spec: &JobSpec) -> Result<WayIn, Refused> {
+        let workers = self.workers();
+        let site = self.site();
+        match plan::place_new(spec, &workers, &self.0.slots, &site, self.now()) {
+            Placement::Run { worker, .. } => {
+                let waits = self.0.pending.load(Ordering::Relaxed) > 0;
+                let seen = workers.iter().find(|seen| seen.host == worker).filter(|_| !waits);
+                let slot = seen.and_then(|seen| {
+                    self.0.slots.take(&worker, &spec.model, plan::slots_of(seen, &spec.model))
+                });
+                Ok(slot.map_or(WayIn::Queue(None), WayIn::Slot))
+            }
+            Placement::Wait { because, .. } => Ok(WayIn::Queue(because.into_iter().next())),
+            Placement::Refuse { because } => Err(Refused::NoPlace {
+                model: spec.model.to_string(),
+                because: because.into_iter().next().unwrap_or_else(|| {
+                    Because::new(Reason::MODEL_NOT_FOUND, "no worker can take it")
+                }),
+            }),
+        }
+    }
+}
+
+/// How a new job begins.
+enum WayIn {
+    /// With a worker.
+    Slot(Slot),
+    /// In the queue, and for this reason.
+    Queue(Option<Because>),
+}
+
+/// A job whose state could not be changed stays as it is; only a failing store is an error.
+fn unchanged(error: JobError) -> Result<Option<Job>, StoreError> {
+    match error {
+        JobError::Store(error) => Err(error),
+        _ => Ok(None),
+    }
+}
+
+/// Whether a call that comes again asks for what it asked for before. The text may be gone, when it was
+/// not to be kept; what is left decides then.
+fn is_same_request(before: &JobSpec, now: &JobSpec) -> bool {
+    let same_text = before.request.bytes.is_empty() || before.request == now.request;
+    same_text
+        && before.submitted_by == now.submitted_by
+        && before.model == now.model
+        && before.tier == now.tier
+}
