@@ -11,7 +11,7 @@ use homelab_proto::inference::v1::{
     self as pb,
     inference_service_server::{InferenceService, InferenceServiceServer},
 };
-use homelab_rpc::not_built::NotBuilt;
+use homelab_rpc::{guard::UNARY_MAX, not_built::NotBuilt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
@@ -24,11 +24,9 @@ use crate::{
 /// Messages of a stream that wait for a slow caller; the engine's socket holds the rest.
 const WAITING_MAX: usize = 64;
 
-/// How long draining waits when the caller does not say.
-const DRAIN_WAIT_DEFAULT: Duration = Duration::from_secs(60);
-
-/// How long it waits at most.
-const DRAIN_WAIT_MAX: Duration = Duration::from_secs(600);
+/// How long draining waits at most, and when the caller does not say: the answer must come before
+/// the deadline of every unary call. Who wants to wait longer calls again.
+const DRAIN_WAIT_MAX: Duration = UNARY_MAX.saturating_sub(Duration::from_secs(10));
 
 /// Room for the fields around a JSON request.
 const MESSAGE_BYTES_MAX: usize = REQUEST_BYTES_MAX + (64 << 10);
@@ -164,8 +162,7 @@ impl InferenceService for Inference {
         request: Request<pb::DrainRequest>,
     ) -> Result<Response<pb::DrainResponse>, Status> {
         let pb::DrainRequest { drain, wait } = request.into_inner();
-        let wait =
-            wait.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or(DRAIN_WAIT_DEFAULT);
+        let wait = wait.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or(DRAIN_WAIT_MAX);
         let running = self.worker.drain(drain, wait.min(DRAIN_WAIT_MAX)).await;
         Ok(Response::new(pb::DrainResponse { running }))
     }
@@ -176,6 +173,11 @@ mod tests {
     use homelab_rpc::not_built::strangers;
 
     use super::*;
+
+    #[test]
+    fn draining_is_answered_before_the_deadline_of_the_call() {
+        assert!(DRAIN_WAIT_MAX < UNARY_MAX && !DRAIN_WAIT_MAX.is_zero(), "{DRAIN_WAIT_MAX:?}");
+    }
 
     #[test]
     fn what_is_not_built_is_in_the_protocol() {
