@@ -94,8 +94,14 @@ async fn pitfall_04_one_flipped_bit_is_found_and_never_restored() {
     let target = bench.folder.path().join("restored");
     let (progress, cancel) = (Progress::unwatched(), CancellationToken::new());
     let repository = bench.repository.as_ref();
-    let restored =
-        restore::restore(repository, &backed.snapshot, &target, new_run(), &progress, &cancel);
+    let restored = restore::restore(
+        repository,
+        &backed.snapshot,
+        &restore::Place::new(&target),
+        new_run(),
+        &progress,
+        &cancel,
+    );
     assert!(restored.is_err() && !target.exists(), "{restored:?}");
     let found =
         verify::verify(repository, Depth::Data, &progress, &cancel).expect("a verification");

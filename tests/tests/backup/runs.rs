@@ -67,7 +67,14 @@ async fn a_snapshot_is_restored_to_files_whole_or_not_at_all() {
     let restore_it = || {
         let (progress, cancel) = (Progress::unwatched(), CancellationToken::new());
         let repository = bench.repository.as_ref();
-        restore::restore(repository, &backed.snapshot, &restore::Place::new(&target), new_run(), &progress, &cancel)
+        restore::restore(
+            repository,
+            &backed.snapshot,
+            &restore::Place::new(&target),
+            new_run(),
+            &progress,
+            &cancel,
+        )
     };
     let restored = restore_it().expect("restored");
     assert_eq!(restored.files, backed.snapshot.files);
