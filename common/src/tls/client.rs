@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::{
-    Alpn, IdentityHandle, Protocol, SpkiPin, TlsTime, TrustHandle, pin::PinVerifier, provider,
-    reason::why, trust::ServerVerifier,
+    Alpn, IdentityHandle, Protocol, SpkiPin, TlsTime, TrustHandle, pin::KeyVerifier,
+    pin::PinVerifier, provider, reason::why, trust::ServerVerifier,
 };
 use crate::clock::{Clock, SystemClock};
 
@@ -31,6 +31,9 @@ pub enum ServerTrust {
     /// Those whose certificate chains up to a CA with this key, which they show:
     /// for the first contact, when there are no roots yet.
     Pin(SpkiPin),
+    /// The one whose own certificate has this key; neither its name nor its dates
+    /// count. For an appliance with a self-signed certificate.
+    Key(SpkiPin),
 }
 
 /// How to connect.
@@ -133,6 +136,7 @@ impl TlsClient {
                 Arc::new(ServerVerifier { trust, check: options.peer_check })
             }
             ServerTrust::Pin(pin) => Arc::new(PinVerifier::new(pin, options.peer_check)),
+            ServerTrust::Key(pin) => Arc::new(KeyVerifier::new(pin, options.peer_check)),
         };
         let time = TlsTime::shared(&options.clock);
         let builder: rustls::ConfigBuilder<_, WantsClientCert> =

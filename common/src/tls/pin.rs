@@ -136,3 +136,66 @@ impl ServerCertVerifier for PinVerifier {
         provider().signature_verification_algorithms.supported_schemes()
     }
 }
+
+/// Accepts the server that has the pinned key, whatever its certificate says: an
+/// appliance with a certificate of its own making, that nobody vouches for.
+pub(super) struct KeyVerifier {
+    pin: SpkiPin,
+    check: Option<PeerCheck>,
+}
+
+impl KeyVerifier {
+    pub(super) fn new(pin: SpkiPin, check: Option<PeerCheck>) -> Self {
+        Self { pin, check }
+    }
+}
+
+impl fmt::Debug for KeyVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyVerifier").field("pin", &self.pin).finish_non_exhaustive()
+    }
+}
+
+impl ServerCertVerifier for KeyVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let shown = Facts::of(leaf).map_err(|_| Error::from(CertificateError::BadEncoding))?.pin;
+        if shown != self.pin {
+            // What is shown is public, and what a person needs to compare.
+            let what = format!("the server has the key {shown}, pinned is {}", self.pin);
+            return Err(Error::General(what));
+        }
+        super::client::apply(self.check.as_ref(), leaf, intermediates)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let provider = provider();
+        verify_tls12_signature(message, cert, dss, &provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let provider = provider();
+        verify_tls13_signature(message, cert, dss, &provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -406,6 +406,21 @@ async fn the_first_contact_trusts_the_pinned_ca_alone() {
 }
 
 #[tokio::test]
+async fn a_pinned_appliance_is_known_by_its_own_key_alone() {
+    let (authority, other) = (Authority::new("a"), Authority::new("b"));
+    // A name and an issuer that nobody here knows.
+    let identity = authority.identity("elsewhere.test");
+    let pin = Facts::of(&identity.chain()[0]).expect("facts").pin;
+    let options = ServerOptions::new(IdentityHandle::new(identity), ClientPolicy::None);
+    let echo = Echo::start(options).await;
+    let connect = |pin| echo.connect(ClientOptions::new(ServerTrust::Key(pin)));
+    says_back(&mut connect(pin).await.expect("a connection")).await.expect("an echo");
+    let wrong = Facts::of(&other.identity("elsewhere.test").chain()[0]).expect("facts").pin;
+    let reason = refusal(connect(wrong).await).await;
+    assert!(reason.contains(&format!("the server has the key {pin}")), "{reason}");
+}
+
+#[tokio::test]
 async fn showing_a_pinned_ca_without_being_signed_by_it_does_not_help() {
     let (authority, impostor) = (Authority::new("a"), Authority::new("b"));
     let identity = impostor.identity("agent.test").showing_roots(&authority.roots());
