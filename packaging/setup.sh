@@ -20,6 +20,10 @@ need restic restic
 need systemd-analyze systemd
 need curl curl
 need ping iputils-ping
+need git git
+need git-lfs git-lfs
+need ssh-keygen openssh-client
+[ -x /usr/sbin/sshd ] || missing="$missing openssh-server"
 for what in "$@"; do
     case $what in
     test) ;;

@@ -1,5 +1,6 @@
 //! The daemon, put together: the one place that says what is real.
 
+mod network;
 mod parts;
 
 use std::{
@@ -18,6 +19,7 @@ use homelab_common::{
     ledger::LedgerError,
     lifecycle::Tasks,
     secret::{Secret, SecretError, Source as SecretSource},
+    tls::RootsError,
 };
 use homelab_proto::descriptors;
 use homelab_rpc::{
@@ -35,6 +37,7 @@ use crate::{
     repository::{Repository, identity::Place, restic::ResticRepository},
     runs::Runs,
     service::{Backups, NOT_BUILT},
+    source::opnsense::api::InvalidCredentials,
 };
 use parts::Parts;
 
@@ -78,6 +81,24 @@ pub enum StartError {
         /// Why.
         #[source]
         source: SecretError,
+    },
+    /// A file of an API key is not one.
+    #[error("the API key of {of} cannot be used")]
+    ApiKey {
+        /// Whose.
+        of: String,
+        /// What is wrong.
+        #[source]
+        source: InvalidCredentials,
+    },
+    /// A file of certificates is not one.
+    #[error("the certificates of {of} cannot be used")]
+    Roots {
+        /// Whose.
+        of: String,
+        /// What is wrong.
+        #[source]
+        source: RootsError,
     },
     /// The journal cannot be read.
     #[error("could not read which runs were cut off")]

@@ -20,6 +20,8 @@ use crate::{
     repository::{SourceKind, identity::MountRule, mount::NETWORK_FILESYSTEMS},
     source::{
         files::config::FilesConfig,
+        git::config::GitConfig,
+        opnsense::config::OpnsenseConfig,
         postgres::config::{PostgresConfig, ServerConfig, ToolsConfig},
     },
 };
@@ -28,8 +30,12 @@ use crate::{
 pub const PATH: &str = "/etc/homelab/backup-agent.toml";
 
 /// What `source` may say.
-const SOURCES: [(&str, SourceKind); 2] =
-    [("postgres", SourceKind::Postgres), ("files", SourceKind::Files)];
+const SOURCES: [(&str, SourceKind); 4] = [
+    ("files", SourceKind::Files),
+    ("postgres", SourceKind::Postgres),
+    ("git", SourceKind::Git),
+    ("opnsense", SourceKind::Opnsense),
+];
 
 /// What `kind` of a drill target may say.
 const PLACES: [(&str, PlaceKind); 2] =
@@ -102,6 +108,10 @@ pub enum SourceConfig {
     Postgres(PostgresConfig),
     /// Trees of files.
     Files(FilesConfig),
+    /// Git repositories.
+    Git(GitConfig),
+    /// A firewall.
+    Opnsense(Box<OpnsenseConfig>),
 }
 
 /// One place to drill in.
@@ -247,6 +257,8 @@ fn backup(section: &Section<'_>, known: &Known) -> Option<BackupConfig> {
     let source = match kind? {
         SourceKind::Postgres => SourceConfig::Postgres(PostgresConfig::read(section)?),
         SourceKind::Files => SourceConfig::Files(FilesConfig::read(section)?),
+        SourceKind::Git => SourceConfig::Git(GitConfig::read(section)?),
+        SourceKind::Opnsense => SourceConfig::Opnsense(Box::new(OpnsenseConfig::read(section)?)),
         // The words above are those of the kinds that are built.
         _ => return None,
     };
@@ -349,6 +361,8 @@ impl fmt::Display for SourceConfig {
         match self {
             Self::Postgres(config) => write!(f, "source = \"postgres\"\n{config}"),
             Self::Files(config) => write!(f, "source = \"files\"\n{config}"),
+            Self::Git(config) => write!(f, "source = \"git\"\n{config}"),
+            Self::Opnsense(config) => write!(f, "source = \"opnsense\"\n{config}"),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Between our terms and the protocol's: nothing else knows both.
 
+mod network;
+
 use std::time::Duration;
 
 use homelab_common::error_chain::Chain;
@@ -320,6 +322,10 @@ fn manifest(manifest: &Manifest) -> pb::Manifest {
         Contents::Postgres(contents) => message.postgres = Some(postgres(contents)),
         // Whatever was counted stands in the snapshot's own fields.
         Contents::Files(_) => {}
+        Contents::Git(contents) => message.git = Some(network::git(contents)),
+        Contents::Opnsense(contents) => {
+            message.opnsense = Some(network::opnsense(manifest, contents));
+        }
     }
     message
 }

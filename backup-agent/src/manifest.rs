@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{Name, RunId},
     repository::{SourceKind, StoredFile},
-    source::{files::manifest::FilesContents, postgres::manifest::PostgresContents},
+    source::{
+        files::manifest::FilesContents, git::manifest::GitContents,
+        opnsense::manifest::OpnsenseContents, postgres::manifest::PostgresContents,
+    },
 };
 
 /// The file that holds the manifest, in every snapshot.
@@ -55,6 +58,10 @@ pub enum Contents {
     /// Of a tree of files; the manifest has `files` of its own.
     #[serde(rename = "tree")]
     Files(FilesContents),
+    /// Of Git repositories.
+    Git(GitContents),
+    /// Of a firewall.
+    Opnsense(OpnsenseContents),
 }
 
 impl Contents {
@@ -64,6 +71,8 @@ impl Contents {
         match self {
             Self::Postgres(_) => SourceKind::Postgres,
             Self::Files(_) => SourceKind::Files,
+            Self::Git(_) => SourceKind::Git,
+            Self::Opnsense(_) => SourceKind::Opnsense,
         }
     }
 
@@ -73,6 +82,8 @@ impl Contents {
         match self {
             Self::Postgres(contents) => Some(contents.rows()),
             Self::Files(contents) => Some(contents.count()),
+            Self::Git(contents) => Some(contents.refs()),
+            Self::Opnsense(contents) => Some(contents.facts.items()),
         }
     }
 
@@ -83,6 +94,9 @@ impl Contents {
             Self::Postgres(contents) => contents.implausible(files),
             // An empty tree is one.
             Self::Files(_) => None,
+            Self::Git(contents) => contents.implausible(files),
+            // It was read to its end before it was stored.
+            Self::Opnsense(_) => None,
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     manifest::{Contents, FILE_NAME as MANIFEST, Manifest},
     progress::{Progress, Stage},
     repository::{Repository, RepositoryError, Snapshot, StoredFile},
-    source::{files, postgres},
+    source::{files, git, opnsense, postgres},
 };
 
 /// A restore that succeeded.
@@ -308,5 +308,7 @@ pub fn next_steps(folder: &Path, contents: &Contents) -> Vec<String> {
     match contents {
         Contents::Postgres(contents) => postgres::restore::next_steps(folder, contents),
         Contents::Files(contents) => files::restore::next_steps(folder, contents),
+        Contents::Git(contents) => git::next_steps(folder, contents),
+        Contents::Opnsense(contents) => opnsense::next_steps(folder, contents),
     }
 }

@@ -4,6 +4,8 @@
 //! knows nothing of repositories; the pipeline in [`crate::backup`] joins the two.
 
 pub mod files;
+pub mod git;
+pub mod opnsense;
 pub mod postgres;
 
 use std::fmt::Debug;
@@ -20,6 +22,8 @@ use crate::{
     repository::{Incoming, SourceKind},
 };
 use files::FilesError;
+use git::GitError;
+use opnsense::OpnsenseError;
 use postgres::PostgresError;
 
 /// Something that can be backed up. Shared as `Arc<dyn Source>`.
@@ -82,6 +86,12 @@ pub enum SourceError {
     /// A tree of files.
     #[error(transparent)]
     Files(#[from] FilesError),
+    /// Git repositories.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// A firewall.
+    #[error(transparent)]
+    Opnsense(#[from] OpnsenseError),
 }
 
 impl SourceError {
@@ -89,6 +99,8 @@ impl SourceError {
         match self {
             Self::Postgres(error) => error,
             Self::Files(error) => error,
+            Self::Git(error) => error,
+            Self::Opnsense(error) => error,
         }
     }
 

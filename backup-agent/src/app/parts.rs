@@ -1,10 +1,13 @@
 //! Sources and drill targets out of their configuration.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use homelab_common::{clock::Clock, exec::Exec};
 
-use super::{Deps, StartError, load};
+use super::{Deps, StartError, load, network};
 use crate::{
     config::{BackupConfig, Config, PlaceConfig, SourceConfig, TargetConfig},
     drill::{
@@ -23,8 +26,10 @@ use crate::{
 /// What they are all put together from.
 pub(super) struct Parts<'a> {
     host: &'a str,
-    exec: Arc<dyn Exec>,
-    clock: Arc<dyn Clock>,
+    pub(super) state_dir: &'a Path,
+    pub(super) scratch: PathBuf,
+    pub(super) exec: Arc<dyn Exec>,
+    pub(super) clock: Arc<dyn Clock>,
     postgres: Tools,
 }
 
@@ -34,11 +39,12 @@ impl<'a> Parts<'a> {
             exec: Arc::clone(&deps.exec),
             clock: Arc::clone(&deps.clock),
             clients: config.postgres.clients.clone(),
-            scratch,
+            scratch: scratch.clone(),
             limits: config.postgres.limits,
         };
         let (exec, clock) = (Arc::clone(&deps.exec), Arc::clone(&deps.clock));
-        Self { host: &config.host, exec, clock, postgres }
+        let state_dir = &config.daemon.state_dir;
+        Self { host: &config.host, state_dir, scratch, exec, clock, postgres }
     }
 
     /// What a backup reads.
@@ -56,6 +62,10 @@ impl<'a> Parts<'a> {
                 changing: files.changing,
                 clock: Arc::clone(&self.clock),
             }),
+            SourceConfig::Git(git) => Arc::new(network::git(self, &config.name, git)?),
+            SourceConfig::Opnsense(firewall) => {
+                Arc::new(network::opnsense(self, &config.name, firewall)?)
+            }
         })
     }
 

@@ -23,7 +23,7 @@ use crate::{
     manifest::{Contents, Manifest},
     progress::{Progress, Stage},
     restore::{self, OnDamage, RestoreError},
-    source::{SourceError, files},
+    source::{SourceError, files, git, opnsense},
 };
 use scratch::Scratch;
 pub use scratch::{MARKER, PREFIX};
@@ -110,6 +110,8 @@ fn examine(
     match &manifest.contents {
         Contents::Postgres(_) => Err(work.unsuited(manifest, "postgres")),
         Contents::Files(contents) => files::restore::examine(folder, contents, examination),
+        Contents::Git(contents) => git::examine(folder, contents, examination),
+        Contents::Opnsense(contents) => opnsense::examine(folder, contents, examination),
     }
 }
 
@@ -117,7 +119,7 @@ fn examine(
 fn suits(work: &Work<'_>, manifest: &Manifest) -> Result<(), DrillError> {
     match &manifest.contents {
         Contents::Postgres(_) => Err(work.unsuited(manifest, "postgres")),
-        Contents::Files(_) => Ok(()),
+        Contents::Files(_) | Contents::Git(_) | Contents::Opnsense(_) => Ok(()),
     }
 }
 
