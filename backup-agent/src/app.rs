@@ -168,6 +168,18 @@ pub fn repository(
     Ok(ResticRepository::new(name, place, password, host.to_owned(), Arc::clone(clock)))
 }
 
+/// An agent that serves nobody and remembers nothing, for commands without a daemon:
+/// its private folder `scratch` is the caller's to remove.
+///
+/// # Errors
+///
+/// [`StartError`].
+pub fn bare(config: &Config, deps: &Deps, scratch: &Path) -> Result<Agent, StartError> {
+    let journal = Arc::new(Journal::open(scratch)?);
+    let runs = Runs::new(journal, deps.tasks.clone(), Arc::clone(&deps.clock));
+    agent(config, deps, runs, scratch.into())
+}
+
 fn agent(config: &Config, deps: &Deps, runs: Runs, scratch: PathBuf) -> Result<Agent, StartError> {
     let parts = Parts::new(config, deps, scratch);
     let mut agent = Agent {

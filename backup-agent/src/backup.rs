@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    blocking,
+    blocking, failpoint,
     ids::{Name, RunId},
     manifest::Manifest,
     progress::{Progress, Stage},
@@ -133,11 +133,15 @@ impl Backup {
             key: self.repository.derived_key(&format!("restrict {}", self.name)),
             cancel: cancel.clone(),
         };
+        failpoint::reach("backup.begun");
         let capture = self.source.begin(context).await.map_err(|source| self.source(source))?;
+        failpoint::reach("backup.source-open");
         progress.enter(Stage::Dumping, None);
         let (stored, manifest) = self.store(run, capture, progress, cancel).await?;
+        failpoint::reach("backup.stored");
         match self.publish(&stored, &manifest, progress, cancel).await {
             Ok(snapshot) => {
+                failpoint::reach("backup.published");
                 let repository = self.repository.name().clone();
                 Ok(Backed { snapshot, manifest, repository })
             }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use homelab_common::{config::Report, error_chain::Chain, exec::SystemExec, exit::Exit};
+use homelab_common::{config::Report, error_chain::Chain, exec::SystemExec, exit::Exit, lifecycle};
 use homelab_rpc::{
     cli::{DaemonCommand, Program, Started, World},
     daemon::DaemonConfig,
@@ -20,6 +20,8 @@ use crate::{
     app::{App, Deps},
     config::{self, Config},
     offline,
+    repository::Depth,
+    restore::{OnDamage, Place},
 };
 
 /// Makes backups, proves them and restores them; serves that over gRPC.
@@ -47,14 +49,47 @@ enum Command {
         /// Its name in the configuration.
         repository: String,
     },
-    /// Restores a snapshot into a new folder, without daemon and controller.
+    /// Restores a snapshot into a folder, without daemon and controller.
     Restore {
         /// Its name in the configuration.
         repository: String,
         /// At least 8 digits of the snapshot, or `latest:BACKUP`.
         snapshot: String,
-        /// The folder, which must not exist yet.
+        /// The folder, which must not exist yet unless it is to be replaced.
         target: PathBuf,
+        /// Replaces the folder, whose content is kept beside it: the backup's name confirms it.
+        #[arg(long, value_name = "BACKUP")]
+        replace: Option<String>,
+        /// Restores what is intact and names what is damaged.
+        #[arg(long)]
+        salvage: bool,
+    },
+    /// Runs a backup once, without daemon and controller.
+    Backup {
+        /// Its name in the configuration.
+        backup: String,
+    },
+    /// Copies what a backup's spool and repositories still have to give each other.
+    Copy {
+        /// Its name in the configuration.
+        backup: String,
+    },
+    /// Drills a snapshot, without daemon and controller.
+    Drill {
+        /// Name of the repository in the configuration.
+        repository: String,
+        /// At least 8 digits of the snapshot, or `latest:BACKUP`.
+        snapshot: String,
+        /// Name of the drill target in the configuration.
+        target: String,
+    },
+    /// Checks a repository, without daemon and controller.
+    Verify {
+        /// Its name in the configuration.
+        repository: String,
+        /// Reads every byte of it as well.
+        #[arg(long)]
+        read_data: bool,
     },
 }
 
@@ -71,9 +106,24 @@ impl Cli {
             Command::Snapshots { repository } => {
                 offline(path, |config| offline::list(config, &repository))
             }
-            Command::Restore { repository, snapshot, target } => {
-                offline(path, |config| offline::restore(config, &repository, &snapshot, &target))
+            Command::Restore { repository, snapshot, target, replace, salvage } => {
+                let damage = if salvage { OnDamage::LeaveOut } else { OnDamage::Refuse };
+                let place = Place { target, replace, damage };
+                offline(path, |config| offline::restore(config, &repository, &snapshot, &place))
             }
+            Command::Verify { repository, read_data } => {
+                let depth = if read_data { Depth::Data } else { Depth::Structure };
+                offline(path, |config| offline::verify(config, &repository, depth))
+            }
+            Command::Backup { backup } => {
+                working(path, async |config| offline::back_up(&config, &backup).await)
+            }
+            Command::Copy { backup } => {
+                working(path, async |config| offline::copy(&config, &backup).await)
+            }
+            Command::Drill { repository, snapshot, target } => working(path, async |config| {
+                offline::drill(&config, &repository, &snapshot, &target).await
+            }),
         }
     }
 }
@@ -109,6 +159,17 @@ fn offline(
 ) -> ExitCode {
     match Config::load(path) {
         Ok(config) => tell(verb(&config)),
+        Err(report) => say(&report, Exit::Usage),
+    }
+}
+
+/// The same, with a source or a target.
+fn working(
+    path: &Path,
+    verb: impl AsyncFnOnce(Config) -> Result<String, offline::OfflineError>,
+) -> ExitCode {
+    match Config::load(path) {
+        Ok(config) => lifecycle::block_on(async { tell(verb(config).await) }),
         Err(report) => say(&report, Exit::Usage),
     }
 }

@@ -182,7 +182,11 @@ pub fn drill(report: &drill::Report) -> pb::DrillReport {
             .iter()
             .map(|compared| pb::Compared { what: compared.what.to_owned(), count: compared.count })
             .collect(),
-        ..pb::DrillReport::default()
+        evidence_digest: report.evidence.to_string(),
+        repository: report.repository.to_string(),
+        snapshot_taken_at: Some(to_proto(report.taken_at)),
+        source_host: report.source_host.clone(),
+        host: report.host.clone(),
     }
 }
 

@@ -7,6 +7,7 @@
 //! that a drill makes is named after its run and marked, and only what carries both
 //! is ever removed.
 
+mod evidence;
 pub mod folder;
 pub mod postgres;
 
@@ -28,6 +29,7 @@ use crate::{
     progress::{Progress, Stage},
     repository::{Repository, RepositoryError, Snapshot, SourceKind},
     source::SourceError,
+    stream::Sha256,
 };
 use folder::FolderTarget;
 use postgres::PostgresTarget;
@@ -51,6 +53,15 @@ impl Target {
         match self {
             Self::Postgres(target) => &target.name,
             Self::Folder(target) => &target.name,
+        }
+    }
+
+    /// This host, as what it makes there says.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        match self {
+            Self::Postgres(target) => &target.owner,
+            Self::Folder(target) => &target.owner,
         }
     }
 
@@ -195,6 +206,17 @@ pub struct Report {
     pub finished_at: Timestamp,
     /// What was compared.
     pub compared: Vec<Compared>,
+    /// Where the snapshot was read from.
+    pub repository: Name,
+    /// The moment whose state the snapshot holds.
+    pub taken_at: Timestamp,
+    /// Host whose agent made the snapshot.
+    pub source_host: String,
+    /// Host that the drill ran on.
+    pub host: String,
+    /// Digest of everything above and of the manifest that was compared with: what a
+    /// signature can be put under.
+    pub evidence: Sha256,
 }
 
 impl Report {
@@ -348,7 +370,7 @@ impl Drill {
             shown => shown?,
         };
         let age = began_at.duration_since(self.snapshot.taken_at);
-        Ok(Report {
+        let mut report = Report {
             verdict: shown.verdict.shortened(),
             backup: self.snapshot.backup.clone(),
             snapshot: self.snapshot.id.clone(),
@@ -358,7 +380,14 @@ impl Drill {
             elapsed: began.elapsed(),
             finished_at: self.clock.now(),
             compared: shown.compared,
-        })
+            repository: self.repository.name().clone(),
+            taken_at: self.snapshot.taken_at,
+            source_host: self.snapshot.host.clone(),
+            host: self.target.owner().to_owned(),
+            evidence: Sha256::of(&[]),
+        };
+        report.evidence = evidence::digest(&report, self.run, &manifest);
+        Ok(report)
     }
 }
 

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod convert;
 pub mod drill;
+pub mod failpoint;
 pub mod failure;
 pub mod ids;
 pub mod journal;

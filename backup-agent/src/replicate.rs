@@ -15,6 +15,7 @@ use homelab_common::error_chain::Chain;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    failpoint,
     ids::{Name, SnapshotId},
     progress::{Progress, Stage},
     repository::{Incoming, Intent, Repository, RepositoryError, Snapshot, StoredFile},
@@ -129,6 +130,7 @@ impl Replication {
         if let Some(file) = files.iter().find(|file| !stored.files.contains(file)) {
             return Err(self.discard(self.damaged(&file.name)));
         }
+        failpoint::reach("copy.stored");
         stored.summary = snapshot.summary.clone();
         to.publish(&stored, progress, cancel)
             .map_err(|source| self.discard(self.not_stored(source)))

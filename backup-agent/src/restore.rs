@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub use place::{OnDamage, Place, partial_folder};
 
 use crate::{
+    failpoint,
     ids::{Name, RunId, SnapshotId},
     manifest::{Contents, FILE_NAME as MANIFEST, Manifest},
     progress::{Progress, Stage},
@@ -146,8 +147,11 @@ pub fn restore(
 ) -> Result<Restored, RestoreError> {
     place.check(&snapshot.backup, &[])?;
     let partial = partial_folder(&place.target, run);
-    let restored = fill(repository, snapshot, &partial, place.damage, progress, cancel)
-        .and_then(|filled| Ok((filled, place.take(&partial, run)?)));
+    let restored =
+        fill(repository, snapshot, &partial, place.damage, progress, cancel).and_then(|filled| {
+            failpoint::reach("restore.filled");
+            Ok((filled, place.take(&partial, run)?))
+        });
     match restored {
         Ok((filled, kept_aside)) => {
             let manifest = fs::read(place.target.join(MANIFEST)).ok();

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use super::{Agent, AgentError, Declared, find};
 use crate::{
     backup::{Backed, BackupError},
-    blocking,
+    blocking, failpoint,
     failure::Failure,
     ids::{Name, RunId, SnapshotId},
     journal::Work,
@@ -180,6 +180,13 @@ impl Agent {
         }
     }
 
+    /// Copies what is to be copied now, once.
+    pub async fn catch_up_all(&self) {
+        for declared in self.backups.values() {
+            self.replicate(declared).await;
+        }
+    }
+
     pub(super) async fn replicate(&self, declared: &Declared) {
         let name = &declared.backup.name;
         let primary = &declared.backup.repository;
@@ -214,10 +221,12 @@ impl Agent {
         waiting.reverse();
         for snapshot in waiting {
             self.copied(spool, primary, &snapshot).await?;
+            failpoint::reach("copy.published");
             let (asked, id) = (Arc::clone(spool), snapshot.id.clone());
             let forget = move || Ok(asked.forget(&[id])?);
             let forgotten = self.door(spool).ask(spool, forget).await;
             forgotten.map_err(|error: AgentError| Failure::from(&error))?;
+            failpoint::reach("copy.forgotten");
             info!(%backup, run = %snapshot.run, spool = %spool.name(), "the spool was drained");
         }
         Ok(())

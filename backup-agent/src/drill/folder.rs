@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DrillError, Shown, Verdict, Work, target_error};
 use crate::{
+    failpoint,
     ids::{Name, RunId},
     manifest::{Contents, Manifest},
     progress::{Progress, Stage},
@@ -146,9 +147,12 @@ impl FolderTarget {
             )]));
         }
         let scratch = Scratch::make(self, work.drill.run)?;
+        failpoint::reach("drill.scratch-made");
         let shown = self.in_scratch(&scratch, work, manifest);
         work.progress.enter(Stage::CleaningUp, None);
+        failpoint::reach("drill.examined");
         scratch.remove();
+        failpoint::reach("drill.removed");
         shown
     }
 
@@ -165,6 +169,7 @@ impl FolderTarget {
         let damage = OnDamage::Refuse;
         let filled = restore::fill(repository, snapshot, &files, damage, work.progress, cancel);
         let restored = began.elapsed();
+        failpoint::reach("drill.restored");
         if cancel.is_cancelled() {
             return Err(DrillError::Cancelled);
         }

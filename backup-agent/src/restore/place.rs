@@ -19,6 +19,7 @@ use nix::{
 
 use super::RestoreError;
 use crate::{
+    failpoint,
     ids::{Name, RunId},
     repository::identity::FILE_NAME as IDENTITY,
 };
@@ -134,6 +135,7 @@ impl Place {
         };
         let kept = kept_folder(&self.target, run);
         rename(partial, &kept, RenameFlags::RENAME_NOREPLACE).map_err(write)?;
+        failpoint::reach("restore.named");
         if let Err(error) = rename(&kept, &self.target, RenameFlags::RENAME_EXCHANGE) {
             // Still the new one: nothing was exchanged.
             if let Err(left) = fs::rename(&kept, partial) {
@@ -141,6 +143,7 @@ impl Place {
             }
             return Err(write(error));
         }
+        failpoint::reach("restore.exchanged");
         Ok(kept)
     }
 }

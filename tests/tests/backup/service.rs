@@ -8,6 +8,7 @@ use homelab_backup_agent::{
     journal::{Entry, Journal, Work},
     offline,
     repository::Repository,
+    restore::Place,
     stream::Sha256,
 };
 use homelab_common::{
@@ -330,7 +331,8 @@ async fn a_snapshot_is_restored_without_daemon_and_controller() {
     let listed = offline::list(&config, "nas").expect("a list");
     assert!(listed.contains(short(backed.snapshot.id.as_str())), "{listed}");
     let folder = bench.folder.path().join("restored");
-    let said = offline::restore(&config, "nas", "latest:wiki-daily", &folder).expect("restored");
+    let said = offline::restore(&config, "nas", "latest:wiki-daily", &Place::new(&folder))
+        .expect("restored");
     assert!(said.contains("psql -X -v ON_ERROR_STOP=1 -d wiki -f"), "{said}");
     let dump = fs::read(folder.join("database.sql")).expect("a dump");
     assert_eq!(Some(&Sha256::of(&dump)), backed.snapshot.file("database.sql").map(|f| &f.sha256));

@@ -1,0 +1,57 @@
+//! Steps at which a test can end the process as a power cut would.
+//!
+//! Whoever claims that a crash at any moment harms nothing must be able to crash at
+//! any moment. A step is [`reach`]ed in the code where the order of things matters;
+//! with its name in the environment the process ends there by SIGKILL, so that nothing
+//! is dropped, flushed or cleaned up. Release builds hold nothing of this.
+
+/// Names the step to end at.
+pub const VARIABLE: &str = "HOMELAB_FAILPOINT";
+
+/// Every step, by what it belongs to, in the order in which it is reached.
+pub const STEPS: &[&str] = &[
+    // The repository was looked at, the source not yet.
+    "backup.begun",
+    // The source's streams are open, and nothing has been read.
+    "backup.source-open",
+    // Everything is stored, and nothing of it is visible.
+    "backup.stored",
+    // The snapshot is visible, and nobody has been told.
+    "backup.published",
+    // The snapshot is read from the one repository and stored in the other, invisibly.
+    "copy.stored",
+    // It is in both.
+    "copy.published",
+    // It waits in the spool no longer.
+    "copy.forgotten",
+    // The folder of the drill is there and marked.
+    "drill.scratch-made",
+    // The files are restored, and not looked at.
+    "drill.restored",
+    // Everything was looked at, and the folder is there still.
+    "drill.examined",
+    // The folder is gone, and nobody has been told.
+    "drill.removed",
+    // The files are there under a name that is swept.
+    "restore.filled",
+    // The new folder has a name that is kept, the old one is in its place.
+    "restore.named",
+    // They are exchanged.
+    "restore.exchanged",
+];
+
+/// Ends the process here, if a test wants it.
+#[cfg(debug_assertions)]
+pub fn reach(step: &'static str) {
+    debug_assert!(STEPS.contains(&step), "`{step}` is not listed");
+    if std::env::var_os(VARIABLE).is_some_and(|wanted| wanted == step) {
+        let this = nix::unistd::Pid::this();
+        // Cannot fail for oneself.
+        let _sent = nix::sys::signal::kill(this, nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// Ends the process here, if a test wants it: not in this build.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub const fn reach(_step: &'static str) {}
