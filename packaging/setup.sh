@@ -17,6 +17,7 @@ python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-ven
 need psql postgresql-client
 [ -n "$(find /usr/lib/postgresql -name initdb 2>/dev/null | head -n 1)" ] || missing="$missing postgresql"
 need restic restic
+need zfs-fuse zfs-fuse
 need systemd-analyze systemd
 need curl curl
 need ping iputils-ping
@@ -29,6 +30,8 @@ for what in "$@"; do
     test) ;;
     bench)
         need pgbench postgresql-contrib
+        need borg borgbackup
+        need zstd zstd
         need prometheus-node-exporter prometheus-node-exporter
         [ -x /usr/sbin/nginx ] || need nginx nginx-light
         ;;

@@ -19,7 +19,7 @@ use crate::{
         Intent, Repository, RepositoryError, Snapshot, Stored, Summary, identity::GuardError,
     },
     restore,
-    source::{Capture, Context, Source, SourceError},
+    source::{Before, Capture, Context, Source, SourceError},
     stream::Gauge,
 };
 
@@ -88,6 +88,16 @@ pub enum BackupError {
     },
 }
 
+/// What is known before a run.
+struct Preflight {
+    /// Bytes that are left.
+    room: u64,
+    /// Verified snapshots of this backup, newest first.
+    earlier: Vec<Snapshot>,
+    /// What this very run stored before a restart.
+    same_run: Option<Snapshot>,
+}
+
 impl Backup {
     /// The same backup, stored in another repository.
     #[must_use]
@@ -102,7 +112,7 @@ impl Backup {
     ///
     /// Why a run could not begin.
     pub async fn inspect(&self, run: RunId) -> Result<Vec<String>, BackupError> {
-        let (room, _) = self.preflight(run).await?;
+        let Preflight { room, .. } = self.preflight(run).await?;
         let mut findings = self.source.inspect(run).await.map_err(|source| self.source(source))?;
         findings.push(format!(
             "repository `{}` is the right one and has {room} bytes left",
@@ -124,7 +134,8 @@ impl Backup {
         cancel: &CancellationToken,
     ) -> Result<Backed, BackupError> {
         progress.enter(Stage::Preparing, None);
-        if let (_, Some(snapshot)) = self.preflight(run).await? {
+        let Preflight { earlier, same_run, .. } = self.preflight(run).await?;
+        if let Some(snapshot) = same_run {
             return self.stored_before(snapshot).await;
         }
         let context = Context {
@@ -132,6 +143,7 @@ impl Backup {
             backup: self.name.clone(),
             key: self.repository.derived_key(&format!("restrict {}", self.name)),
             cancel: cancel.clone(),
+            before: Before::new(Arc::clone(&self.repository), earlier),
         };
         failpoint::reach("backup.begun");
         let capture = self.source.begin(context).await.map_err(|source| self.source(source))?;
@@ -153,24 +165,24 @@ impl Backup {
     }
 
     /// The repository is right, and has room for half as much again as last time.
-    /// Gives the room, and what this very run stored before a restart.
-    async fn preflight(&self, run: RunId) -> Result<(u64, Option<Snapshot>), BackupError> {
+    async fn preflight(&self, run: RunId) -> Result<Preflight, BackupError> {
         let (repository, name) = (Arc::clone(&self.repository), self.name.clone());
         blocking::run(move || {
             repository.guard()?;
             let snapshots = repository
                 .snapshots()
                 .map_err(|source| BackupError::Repository { backup: name.clone(), source })?;
-            let last = snapshots.iter().find(|snapshot| snapshot.backup == name);
-            let wanted = last.map_or(0, |last| last.source_bytes().saturating_mul(3) / 2);
-            let available = repository.available_bytes()?;
-            if available < wanted {
+            let is_of = |snapshot: &Snapshot| snapshot.backup == name;
+            let earlier: Vec<Snapshot> = snapshots.into_iter().filter(is_of).collect();
+            let wanted =
+                earlier.first().map_or(0, |last| last.source_bytes().saturating_mul(3) / 2);
+            let room = repository.available_bytes()?;
+            if room < wanted {
                 let path = repository.name().as_str().into();
-                return Err(GuardError::TooLittleRoom { path, available, wanted }.into());
+                return Err(GuardError::TooLittleRoom { path, available: room, wanted }.into());
             }
-            let same = |snapshot: &Snapshot| snapshot.run == run && snapshot.backup == name;
-            let before = snapshots.into_iter().find(same);
-            Ok((available, before))
+            let same_run = earlier.iter().find(|snapshot| snapshot.run == run).cloned();
+            Ok(Preflight { room, earlier, same_run })
         })
         .await
     }
@@ -208,8 +220,11 @@ impl Backup {
         };
         match (stored, completed) {
             (Ok(mut stored), Ok(manifest)) => {
-                let items = manifest.contents.items();
-                stored.summary = Summary { items, warnings: manifest.warnings.clone() };
+                stored.summary = Summary {
+                    items: manifest.contents.items(),
+                    warnings: manifest.warnings.clone(),
+                    needs: manifest.contents.needs(),
+                };
                 Ok((stored, manifest))
             }
             (stored, _) if cancel.is_cancelled() => {

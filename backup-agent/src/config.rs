@@ -23,6 +23,7 @@ use crate::{
         git::config::GitConfig,
         opnsense::config::OpnsenseConfig,
         postgres::config::{PostgresConfig, ServerConfig, ToolsConfig},
+        zfs::config::{ZfsConfig, ZfsPlaceConfig},
     },
 };
 
@@ -30,16 +31,17 @@ use crate::{
 pub const PATH: &str = "/etc/homelab/backup-agent.toml";
 
 /// What `source` may say.
-const SOURCES: [(&str, SourceKind); 4] = [
+const SOURCES: [(&str, SourceKind); 5] = [
     ("files", SourceKind::Files),
     ("postgres", SourceKind::Postgres),
     ("git", SourceKind::Git),
     ("opnsense", SourceKind::Opnsense),
+    ("zfs", SourceKind::Zfs),
 ];
 
 /// What `kind` of a drill target may say.
-const PLACES: [(&str, PlaceKind); 2] =
-    [("postgres", PlaceKind::Postgres), ("folder", PlaceKind::Folder)];
+const PLACES: [(&str, PlaceKind); 3] =
+    [("postgres", PlaceKind::Postgres), ("folder", PlaceKind::Folder), ("zfs", PlaceKind::Zfs)];
 
 /// A night.
 const FOLDER_RUN_MAX: Duration = Duration::from_secs(12 * 3600);
@@ -48,6 +50,7 @@ const FOLDER_RUN_MAX: Duration = Duration::from_secs(12 * 3600);
 enum PlaceKind {
     Postgres,
     Folder,
+    Zfs,
 }
 
 /// A checked configuration.
@@ -112,6 +115,8 @@ pub enum SourceConfig {
     Git(GitConfig),
     /// A firewall.
     Opnsense(Box<OpnsenseConfig>),
+    /// A ZFS dataset.
+    Zfs(ZfsConfig),
 }
 
 /// One place to drill in.
@@ -130,6 +135,8 @@ pub enum PlaceConfig {
     Postgres(ServerConfig),
     /// A folder.
     Folder(FolderConfig),
+    /// A dataset, below which others are made.
+    Zfs(ZfsPlaceConfig),
 }
 
 /// A folder to drill in.
@@ -259,6 +266,7 @@ fn backup(section: &Section<'_>, known: &Known) -> Option<BackupConfig> {
         SourceKind::Files => SourceConfig::Files(FilesConfig::read(section)?),
         SourceKind::Git => SourceConfig::Git(GitConfig::read(section)?),
         SourceKind::Opnsense => SourceConfig::Opnsense(Box::new(OpnsenseConfig::read(section)?)),
+        SourceKind::Zfs => SourceConfig::Zfs(ZfsConfig::read(section)?),
         // The words above are those of the kinds that are built.
         _ => return None,
     };
@@ -296,6 +304,7 @@ fn target(section: &Section<'_>) -> Option<TargetConfig> {
             let run_max = section.or("run-max", FOLDER_RUN_MAX, parse::duration);
             PlaceConfig::Folder(FolderConfig { path: path?, run_max })
         }
+        PlaceKind::Zfs => PlaceConfig::Zfs(ZfsPlaceConfig::read(section)?),
     };
     Some(TargetConfig { name: name?, place })
 }
@@ -363,6 +372,7 @@ impl fmt::Display for SourceConfig {
             Self::Files(config) => write!(f, "source = \"files\"\n{config}"),
             Self::Git(config) => write!(f, "source = \"git\"\n{config}"),
             Self::Opnsense(config) => write!(f, "source = \"opnsense\"\n{config}"),
+            Self::Zfs(config) => write!(f, "source = \"zfs\"\n{config}"),
         }
     }
 }
@@ -375,6 +385,7 @@ impl fmt::Display for PlaceConfig {
                 writeln!(f, "kind = \"folder\"\npath = \"{}\"", path.display())?;
                 writeln!(f, "run-max = \"{}\"", parse::show_duration(*run_max))
             }
+            Self::Zfs(place) => write!(f, "kind = \"zfs\"\n{place}"),
         }
     }
 }

@@ -26,7 +26,10 @@ use crate::{
     repository::{Snapshot, SourceKind, StoredFile, identity::GuardError},
     restore::Restored,
     runs::Refused,
-    source::postgres::{DATABASE_FILE, manifest::PostgresContents},
+    source::{
+        postgres::{DATABASE_FILE, manifest::PostgresContents},
+        zfs::manifest::ZfsContents,
+    },
     verify::Verification,
 };
 
@@ -330,8 +333,26 @@ fn manifest(manifest: &Manifest) -> pb::Manifest {
         Contents::Opnsense(contents) => {
             message.opnsense = Some(network::opnsense(manifest, contents));
         }
+        Contents::Zfs(contents) => message.zfs = Some(zfs(contents, &manifest.files)),
     }
     message
+}
+
+fn zfs(contents: &ZfsContents, files: &[StoredFile]) -> pb::ZfsManifest {
+    let stream = contents.stream.as_ref();
+    let file = stream.and_then(|stream| files.iter().find(|file| file.name == stream.file));
+    let sent = contents.replica.as_ref().map(|replica| replica.sent_bytes);
+    let dataset = pb::ZfsDataset {
+        name: contents.dataset.to_string(),
+        guid: contents.guid.0,
+        snapshot: contents.snapshot.name.clone(),
+        snapshot_guid: contents.snapshot.guid.0,
+        base_guid: stream.and_then(|stream| stream.link.from).map(|guid| guid.0),
+        raw: contents.encryption.is_some(),
+        referenced_bytes: contents.snapshot.referenced_bytes,
+        stream_bytes: file.map(|file| file.bytes).or(sent).unwrap_or_default(),
+    };
+    pb::ZfsManifest { datasets: vec![dataset] }
 }
 
 const fn source_kind(kind: SourceKind) -> pb::SourceKind {

@@ -10,6 +10,7 @@
 mod evidence;
 pub mod folder;
 pub mod postgres;
+pub mod zfs;
 
 use std::{
     io,
@@ -33,6 +34,7 @@ use crate::{
 };
 use folder::FolderTarget;
 use postgres::PostgresTarget;
+use zfs::ZfsTarget;
 
 /// Findings that are given; more would not be read.
 const FINDINGS_MAX: usize = 100;
@@ -44,6 +46,8 @@ pub enum Target {
     Postgres(PostgresTarget),
     /// A folder, for all that consists of files.
     Folder(FolderTarget),
+    /// A dataset, for datasets.
+    Zfs(ZfsTarget),
 }
 
 impl Target {
@@ -53,6 +57,7 @@ impl Target {
         match self {
             Self::Postgres(target) => &target.name,
             Self::Folder(target) => &target.name,
+            Self::Zfs(target) => &target.name,
         }
     }
 
@@ -62,6 +67,7 @@ impl Target {
         match self {
             Self::Postgres(target) => &target.owner,
             Self::Folder(target) => &target.owner,
+            Self::Zfs(target) => &target.owner,
         }
     }
 
@@ -71,6 +77,7 @@ impl Target {
         match self {
             Self::Postgres(_) => "postgres",
             Self::Folder(_) => "folder",
+            Self::Zfs(_) => "zfs",
         }
     }
 
@@ -78,6 +85,7 @@ impl Target {
         match self {
             Self::Postgres(target) => target.inspect(work, manifest),
             Self::Folder(target) => target.inspect(work, manifest),
+            Self::Zfs(target) => target.inspect(work, manifest),
         }
     }
 
@@ -85,6 +93,7 @@ impl Target {
         match self {
             Self::Postgres(target) => target.show(work, manifest),
             Self::Folder(target) => target.show(work, manifest),
+            Self::Zfs(target) => target.show(work, manifest),
         }
     }
 }
@@ -104,6 +113,7 @@ pub fn sweep(
         Target::Postgres(target) => postgres::sweep(target, sweeper, is_alive)
             .map_err(|source| target_error(&target.name, source)),
         Target::Folder(target) => target.sweep(is_alive),
+        Target::Zfs(target) => target.sweep(is_alive),
     }
 }
 

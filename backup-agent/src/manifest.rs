@@ -14,6 +14,7 @@ use crate::{
     source::{
         files::manifest::FilesContents, git::manifest::GitContents,
         opnsense::manifest::OpnsenseContents, postgres::manifest::PostgresContents,
+        zfs::manifest::ZfsContents,
     },
 };
 
@@ -51,7 +52,6 @@ pub struct Manifest {
 /// What was counted, by kind of source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[expect(clippy::large_enum_variant, reason = "there is one per manifest, never a list")]
 pub enum Contents {
     /// Of a PostgreSQL database.
     Postgres(PostgresContents),
@@ -62,6 +62,8 @@ pub enum Contents {
     Git(GitContents),
     /// Of a firewall.
     Opnsense(OpnsenseContents),
+    /// Of a ZFS dataset.
+    Zfs(ZfsContents),
 }
 
 impl Contents {
@@ -73,6 +75,7 @@ impl Contents {
             Self::Files(_) => SourceKind::Files,
             Self::Git(_) => SourceKind::Git,
             Self::Opnsense(_) => SourceKind::Opnsense,
+            Self::Zfs(_) => SourceKind::Zfs,
         }
     }
 
@@ -84,6 +87,16 @@ impl Contents {
             Self::Files(contents) => Some(contents.count()),
             Self::Git(contents) => Some(contents.refs()),
             Self::Opnsense(contents) => Some(contents.facts.items()),
+            Self::Zfs(contents) => contents.census.as_ref().map(|census| census.files),
+        }
+    }
+
+    /// Runs whose files are needed as well to restore this one, oldest first.
+    #[must_use]
+    pub fn needs(&self) -> Vec<RunId> {
+        match self {
+            Self::Zfs(contents) => contents.needs(),
+            _ => Vec::new(),
         }
     }
 
@@ -97,6 +110,7 @@ impl Contents {
             Self::Git(contents) => contents.implausible(files),
             // It was read to its end before it was stored.
             Self::Opnsense(_) => None,
+            Self::Zfs(contents) => contents.implausible(files),
         }
     }
 }

@@ -235,6 +235,10 @@ pub struct Summary {
     /// What people should look at although the run is complete.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Runs whose files are needed as well to restore this snapshot, oldest first:
+    /// whatever forgets snapshots must keep theirs as long as this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<RunId>,
 }
 
 /// One file of a snapshot.

@@ -23,7 +23,7 @@ use crate::{
     manifest::{Contents, FILE_NAME as MANIFEST, Manifest},
     progress::{Progress, Stage},
     repository::{Repository, RepositoryError, Snapshot, StoredFile},
-    source::{files, git, opnsense, postgres},
+    source::{files, git, opnsense, postgres, zfs},
 };
 
 /// A restore that succeeded.
@@ -314,5 +314,6 @@ pub fn next_steps(folder: &Path, contents: &Contents) -> Vec<String> {
         Contents::Files(contents) => files::restore::next_steps(folder, contents),
         Contents::Git(contents) => git::next_steps(folder, contents),
         Contents::Opnsense(contents) => opnsense::next_steps(folder, contents),
+        Contents::Zfs(contents) => zfs::restore::next_steps(folder, contents),
     }
 }

@@ -7,11 +7,16 @@ pub mod files;
 pub mod git;
 pub mod opnsense;
 pub mod postgres;
+pub mod zfs;
 
-use std::fmt::Debug;
+use std::{
+    fmt::Debug,
+    sync::{Arc, OnceLock},
+};
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use homelab_common::error_chain::Chain;
 use homelab_rpc::status::Reason;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -19,12 +24,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ids::{Name, RunId},
     manifest::Manifest,
-    repository::{Incoming, SourceKind},
+    repository::{Incoming, Repository, Snapshot, SourceKind},
+    restore,
 };
 use files::FilesError;
 use git::GitError;
 use opnsense::OpnsenseError;
 use postgres::PostgresError;
+use zfs::ZfsError;
 
 /// Something that can be backed up. Shared as `Arc<dyn Source>`.
 #[async_trait]
@@ -58,6 +65,51 @@ pub struct Context {
     pub key: String,
     /// Ends everything that was started for the run.
     pub cancel: CancellationToken,
+    /// What is stored of this backup already.
+    pub before: Before,
+}
+
+/// What a repository already holds of a backup, for sources that build on it.
+#[derive(Clone, Debug, Default)]
+pub struct Before {
+    repository: Option<Arc<dyn Repository>>,
+    snapshots: Vec<Snapshot>,
+    manifest: Arc<OnceLock<Option<Manifest>>>,
+}
+
+impl Before {
+    /// The verified snapshots of this backup in `repository`, newest first.
+    #[must_use]
+    pub fn new(repository: Arc<dyn Repository>, snapshots: Vec<Snapshot>) -> Self {
+        Self { repository: Some(repository), snapshots, manifest: Arc::default() }
+    }
+
+    /// Whether a verified snapshot of this run is there.
+    #[must_use]
+    pub fn holds(&self, run: RunId) -> bool {
+        self.snapshots.iter().any(|snapshot| snapshot.run == run)
+    }
+
+    /// The newest manifest. Blocks. One that cannot be read counts as none: whatever
+    /// would build on it starts anew.
+    #[must_use]
+    pub fn manifest(&self) -> Option<Manifest> {
+        self.manifest.get_or_init(|| self.read()).clone()
+    }
+
+    fn read(&self) -> Option<Manifest> {
+        let (repository, newest) = self.repository.as_ref().zip(self.snapshots.first())?;
+        match restore::manifest(repository.as_ref(), newest, &CancellationToken::new()) {
+            Ok(manifest) => Some(manifest),
+            Err(error) => {
+                tracing::warn!(
+                    backup = %newest.backup, snapshot = %newest.id, error = %Chain(&error),
+                    "the newest manifest cannot be read; the next run starts anew"
+                );
+                None
+            }
+        }
+    }
 }
 
 /// A source that has begun.
@@ -92,6 +144,9 @@ pub enum SourceError {
     /// A firewall.
     #[error(transparent)]
     Opnsense(#[from] OpnsenseError),
+    /// A ZFS source.
+    #[error(transparent)]
+    Zfs(#[from] ZfsError),
 }
 
 impl SourceError {
@@ -101,6 +156,7 @@ impl SourceError {
             Self::Files(error) => error,
             Self::Git(error) => error,
             Self::Opnsense(error) => error,
+            Self::Zfs(error) => error,
         }
     }
 

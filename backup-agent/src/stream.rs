@@ -42,7 +42,7 @@ impl Sha256 {
         &self.0
     }
 
-    fn from_digest(digest: digest::Digest) -> Self {
+    pub(crate) fn from_digest(digest: digest::Digest) -> Self {
         Self(hex(digest.as_ref()))
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use homelab_common::{clock::Clock, exec::Exec};
@@ -14,11 +15,13 @@ use crate::{
         Target,
         folder::{FolderTarget, FolderTools},
         postgres::PostgresTarget,
+        zfs::ZfsTarget,
     },
     source::{
         Source,
         files::FilesSource,
         postgres::{PostgresSource, Server, Tools, config::ServerConfig},
+        zfs::{ReplicaTo, ZfsSource, config::ZfsConfig, program::Zfs},
     },
     tree::Rules,
 };
@@ -66,7 +69,31 @@ impl<'a> Parts<'a> {
             SourceConfig::Opnsense(firewall) => {
                 Arc::new(network::opnsense(self, &config.name, firewall)?)
             }
+            SourceConfig::Zfs(zfs) => Arc::new(self.zfs_source(zfs)),
         })
+    }
+
+    fn zfs_source(&self, config: &ZfsConfig) -> ZfsSource {
+        let max = config.transfer_max;
+        let replica = config.replica.as_ref().map(|to| ReplicaTo {
+            dataset: to.dataset.clone(),
+            zfs: self.zfs(&to.over, &to.program, max),
+            keep: to.keep,
+        });
+        ZfsSource {
+            dataset: config.dataset.clone(),
+            zfs: self.zfs(&[], &config.program, max),
+            keep: config.keep,
+            full_every: config.full_every,
+            replica,
+            count_files: config.count_files,
+            clock: Arc::clone(&self.clock),
+        }
+    }
+
+    fn zfs(&self, over: &[String], program: &str, transfer_max: Duration) -> Zfs {
+        let (exec, over) = (Arc::clone(&self.exec), over.to_vec());
+        Zfs { exec, over, program: program.to_owned(), transfer_max }
     }
 
     /// Where a drill restores.
@@ -86,6 +113,13 @@ impl<'a> Parts<'a> {
                 let tools = FolderTools { exec, clock, run_max: place.run_max };
                 Target::Folder(FolderTarget { name, path: place.path.clone(), owner, tools })
             }
+            PlaceConfig::Zfs(place) => Target::Zfs(ZfsTarget {
+                name,
+                parent: place.parent.clone(),
+                zfs: self.zfs(&[], &place.program, place.transfer_max),
+                mount_below: place.mount_below.clone(),
+                owner,
+            }),
         })
     }
 }

@@ -113,6 +113,7 @@ fn examine(
         Contents::Files(contents) => files::restore::examine(folder, contents, examination),
         Contents::Git(contents) => git::examine(folder, contents, examination),
         Contents::Opnsense(contents) => opnsense::examine(folder, contents, examination),
+        Contents::Zfs(_) => Err(work.unsuited(manifest, "zfs")),
     }
 }
 
@@ -121,6 +122,7 @@ fn suits(work: &Work<'_>, manifest: &Manifest) -> Result<(), DrillError> {
     match &manifest.contents {
         Contents::Postgres(_) => Err(work.unsuited(manifest, "postgres")),
         Contents::Files(_) | Contents::Git(_) | Contents::Opnsense(_) => Ok(()),
+        Contents::Zfs(_) => Err(work.unsuited(manifest, "zfs")),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     ids::{Name, RunId},
     manifest::{Contents, Manifest},
     progress::{Progress, Stage},
-    repository::RepositoryError,
+    repository::{RepositoryError, SourceKind},
     source::postgres::{
         DATABASE_FILE, PostgresError, Server, Tools,
         access::Access,
@@ -77,7 +77,8 @@ impl PostgresTarget {
         manifest: &'a Manifest,
     ) -> Result<Attempt<'a>, DrillError> {
         let Contents::Postgres(contents) = &manifest.contents else {
-            return Err(work.unsuited(manifest, "folder"));
+            let wanted = if manifest.contents.kind() == SourceKind::Zfs { "zfs" } else { "folder" };
+            return Err(work.unsuited(manifest, wanted));
         };
         Ok(Attempt { target: self, work, manifest, contents })
     }

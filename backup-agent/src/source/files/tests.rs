@@ -25,6 +25,7 @@ fn context() -> Context {
         backup: "tree".parse().expect("a name"),
         key: String::new(),
         cancel: CancellationToken::new(),
+        before: crate::source::Before::default(),
     }
 }
 

@@ -141,6 +141,7 @@ async fn take(source: &OpnsenseSource, run: u128) -> Result<Taken, SourceError> 
         backup: "firewall".parse().expect("a name"),
         key: "a secret of the backup".to_owned(),
         cancel: CancellationToken::new(),
+        before: crate::source::Before::default(),
     };
     let capture = source.begin(context).await?;
     let reading = blocking::run(move || {

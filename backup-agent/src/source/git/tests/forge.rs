@@ -51,6 +51,7 @@ pub(super) fn context(run: RunId) -> Context {
         backup: "github".parse().expect("a name"),
         key: "a secret of the backup".to_owned(),
         cancel: CancellationToken::new(),
+        before: crate::source::Before::default(),
     }
 }
 
