@@ -3,6 +3,7 @@
 mod copies;
 mod door;
 mod error;
+mod retention;
 mod standing;
 mod sweep;
 #[cfg(test)]

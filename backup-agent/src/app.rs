@@ -15,7 +15,7 @@ use std::{
 use homelab_common::{
     chance::Chance,
     clock::Clock,
-    exec::Exec,
+    exec::{Exec, SystemExec},
     ledger::LedgerError,
     lifecycle::Tasks,
     secret::{Secret, SecretError, Source as SecretSource},
@@ -34,7 +34,12 @@ use crate::{
     config::{Config, RepositoryConfig},
     ids::Name,
     journal::Journal,
-    repository::{Repository, identity::Place, restic::ResticRepository},
+    repository::{
+        Repository,
+        identity::{Place, Site},
+        restic::ResticRepository,
+        sftp::SftpSite,
+    },
     runs::Runs,
     service::{Backups, NOT_BUILT},
     source::opnsense::api::InvalidCredentials,
@@ -163,9 +168,20 @@ pub fn repository(
     clock: &Arc<dyn Clock>,
 ) -> Result<ResticRepository, StartError> {
     let password = load(&config.password, || format!("repository `{}`", config.name))?;
-    let place = Place { path: config.path.clone(), id: config.id, mount: config.mount.clone() };
+    let site: Arc<dyn Site> = match &config.login {
+        Some(login) => Arc::new(SftpSite::new(login, config.id, Arc::new(SystemExec))),
+        None => {
+            let (path, mount) = (config.path.clone(), config.mount.clone());
+            Arc::new(Place { path, id: config.id, mount })
+        }
+    };
     let name = config.name.clone();
-    Ok(ResticRepository::new(name, place, password, host.to_owned(), Arc::clone(clock)))
+    let repository = ResticRepository::at(name, site, password, host.to_owned(), Arc::clone(clock));
+    let repository = repository.with_access(config.access);
+    Ok(match config.bandwidth {
+        Some(bytes) => repository.with_bandwidth(bytes),
+        None => repository,
+    })
 }
 
 /// An agent that serves nobody and remembers nothing, for commands without a daemon:

@@ -17,7 +17,13 @@ use uuid::Uuid;
 use crate::{
     agent::Whereabouts,
     ids::Name,
-    repository::{SourceKind, identity::MountRule, mount::NETWORK_FILESYSTEMS},
+    repository::{
+        SourceKind,
+        identity::MountRule,
+        mount::NETWORK_FILESYSTEMS,
+        sftp::{Address, Login},
+        storage::access::Access,
+    },
     source::{
         files::config::FilesConfig,
         git::config::GitConfig,
@@ -26,6 +32,9 @@ use crate::{
         zfs::config::{ZfsConfig, ZfsPlaceConfig},
     },
 };
+
+/// The pinned keys of servers, unless another file is named.
+const KNOWN_HOSTS: &str = "/etc/homelab/known_hosts";
 
 /// Where the file stands unless another one is named.
 pub const PATH: &str = "/etc/homelab/backup-agent.toml";
@@ -75,8 +84,14 @@ pub struct Config {
 pub struct RepositoryConfig {
     /// Its name.
     pub name: Name,
-    /// Its folder.
+    /// Its folder, or the address of its server.
     pub path: PathBuf,
+    /// How to reach its server, if it is not a folder.
+    pub login: Option<Login>,
+    /// What this host may do with it.
+    pub access: Access,
+    /// Bytes a second that it may take.
+    pub bandwidth: Option<u64>,
     /// Its identity.
     pub id: Uuid,
     /// Its password.
@@ -221,12 +236,41 @@ fn one_of<'k>(known: &'k [Name]) -> impl Fn(&Value<'_>) -> Result<Name, Allowed>
     }
 }
 
+/// A folder, or a server.
+enum Place {
+    Folder(PathBuf),
+    Server(Address),
+}
+
+fn place(value: &Value<'_>) -> Result<Place, Allowed> {
+    if value.as_str().is_some_and(|text| text.starts_with("sftp:")) {
+        return parse::text(str::parse::<Address>)(value).map(Place::Server);
+    }
+    parse::path(value).map(Place::Folder)
+}
+
 fn repository(section: &Section<'_>) -> Option<RepositoryConfig> {
     let name = section.required("name", name);
-    let path = section.required("path", parse::path);
+    let place = section.required("path", place);
+    let access = section.or("access", Access::Full, parse::word(&Access::WORDS));
+    let bandwidth = section.optional("bandwidth", parse::bytes);
+    let login = match &place {
+        Some(Place::Server(address)) => Some(Login {
+            address: address.clone(),
+            key: section.optional("ssh-key", parse::path),
+            known_hosts: section.or("known-hosts", KNOWN_HOSTS.into(), parse::path),
+        }),
+        _ => None,
+    };
+    let is_folder = matches!(place, None | Some(Place::Folder(_)));
+    let path = place.map(|place| match place {
+        Place::Folder(path) => path,
+        Place::Server(address) => address.to_string().into(),
+    });
     let id = section.required("id", parse::from_str("a UUID, such as `uuidgen` prints"));
     let password = section.required("password", parse::secret_source);
-    let require_mount = section.or("require-mount", true, parse::bool);
+    // Nothing is mounted for a server; these keys would be misunderstandings.
+    let require_mount = is_folder && section.or("require-mount", true, parse::bool);
     let mount_point = section.optional("mount-point", parse::path);
     let mut filesystems = section.list("filesystems", parse::string);
     if let (Some(path), Some(point)) = (&path, &mount_point)
@@ -250,7 +294,17 @@ fn repository(section: &Section<'_>) -> Option<RepositoryConfig> {
         place: section.or("place", String::new(), parse::string),
         off_site: section.or("off-site", false, parse::bool),
     };
-    Some(RepositoryConfig { name: name?, path, id: id?, password: password?, mount, whereabouts })
+    Some(RepositoryConfig {
+        name: name?,
+        path,
+        login,
+        access,
+        bandwidth,
+        id: id?,
+        password: password?,
+        mount,
+        whereabouts,
+    })
 }
 
 fn backup(section: &Section<'_>, known: &Known) -> Option<BackupConfig> {
@@ -394,6 +448,16 @@ fn write_repository(f: &mut fmt::Formatter<'_>, repository: &RepositoryConfig) -
     writeln!(f, "\n[[repository]]\nname = \"{}\"", repository.name)?;
     writeln!(f, "path = \"{}\"\nid = \"{}\"", repository.path.display(), repository.id)?;
     writeln!(f, "password = \"{}\"", repository.password)?;
+    writeln!(f, "access = \"{}\"", repository.access)?;
+    if let Some(bytes) = repository.bandwidth {
+        writeln!(f, "bandwidth = \"{bytes} B\"")?;
+    }
+    if let Some(Login { key, known_hosts, .. }) = &repository.login {
+        if let Some(key) = key {
+            writeln!(f, "ssh-key = \"{}\"", key.display())?;
+        }
+        writeln!(f, "known-hosts = \"{}\"", known_hosts.display())?;
+    }
     let Whereabouts { medium, place, off_site } = &repository.whereabouts;
     for (key, value) in [("medium", medium), ("place", place)] {
         if !value.is_empty() {
@@ -403,7 +467,13 @@ fn write_repository(f: &mut fmt::Formatter<'_>, repository: &RepositoryConfig) -
     if *off_site {
         writeln!(f, "off-site = true")?;
     }
-    let Some(mount) = &repository.mount else { return writeln!(f, "require-mount = false") };
+    let Some(mount) = &repository.mount else {
+        return if repository.login.is_some() {
+            Ok(())
+        } else {
+            writeln!(f, "require-mount = false")
+        };
+    };
     writeln!(f, "require-mount = true\nmount-point = \"{}\"", mount.mount_point.display())?;
     writeln!(f, "filesystems = {:?}", mount.filesystems)
 }

@@ -20,10 +20,16 @@ use crate::{
     backup::Backed,
     drill::{self, Verdict},
     failure::Failure,
-    ids::{Name, RunId},
+    ids::{Name, RunId, SnapshotId},
     manifest::{Contents, FILE_NAME as MANIFEST, Manifest},
     progress::Step,
-    repository::{Snapshot, SourceKind, StoredFile, identity::GuardError},
+    repository::{
+        Applied, Depth, OrderMode, Part, Probed, Pruned, RetentionOrder, Snapshot, SourceKind,
+        StoredFile,
+        identity::{GuardError, Transport},
+        probe::Grade,
+        storage::access::Access,
+    },
     restore::Restored,
     runs::Refused,
     source::{
@@ -32,6 +38,9 @@ use crate::{
     },
     verify::Verification,
 };
+
+/// Into so many parts the data of a repository may be divided: one for each day of a year.
+const PARTS_MAX: u32 = 365;
 
 /// A caller's run identifier; `None` when the agent shall choose one.
 ///
@@ -128,13 +137,16 @@ pub fn verification(
     finished_at: jiff::Timestamp,
     elapsed: Duration,
 ) -> pb::VerificationReport {
+    let part = found.scrubbed.as_ref();
     pb::VerificationReport {
+        part: part.map_or(0, |part| part.part + 1),
+        parts: part.map_or(0, |part| part.of),
+        bytes_read: part.map_or(0, |part| part.bytes),
         sound: found.problems.is_empty(),
         problems: found.problems.clone(),
         snapshots: found.snapshots,
         finished_at: Some(to_proto(finished_at)),
         elapsed: Some(duration(elapsed)),
-        ..pb::VerificationReport::default()
     }
 }
 
@@ -213,8 +225,118 @@ pub fn repository(name: &Name, kept: &Kept, standing: &Standing) -> pb::Reposito
         available_bytes: standing.available_bytes,
         newest_at: newest.map(|snapshot| to_proto(snapshot.taken_at)),
         stored_bytes: standing.stored_bytes,
+        access: access(kept.repository.access()).into(),
+        transport: transport(kept.repository.transport()).into(),
+        durability: standing.place.as_ref().map_or(pb::Durability::Unspecified, durability).into(),
+        durability_findings: standing.place.as_ref().map(findings).unwrap_or_default(),
+        scrubbed_at: standing.scrubbed_at.map(to_proto),
         ..pb::Repository::default()
     }
+}
+
+/// How much of a repository to read.
+///
+/// # Errors
+///
+/// A part that there is not.
+pub fn depth(read_data: bool, (part, parts): (u32, u32)) -> Result<Depth, Status> {
+    let invalid = |field: &str, what: &str| -> Status {
+        Refusal::invalid(format!("`{field}` is not {what}")).field(field, what.to_owned()).into()
+    };
+    match (read_data, parts) {
+        (_, 1..=PARTS_MAX) if part > parts => Err(invalid("part", "one of `parts`")),
+        (_, 1..=PARTS_MAX) => Ok(Depth::Part(Part { part: part.checked_sub(1), of: parts })),
+        (_, 366..) => Err(invalid("parts", "at most 365")),
+        (_, 0) if part > 0 => Err(invalid("part", "used without `parts`")),
+        (true, 0) => Ok(Depth::Data),
+        (false, 0) => Ok(Depth::Structure),
+    }
+}
+
+/// A retention plan.
+///
+/// # Errors
+///
+/// A name or an identifier that is none.
+pub fn retention_order(request: &pb::ApplyRetentionRequest) -> Result<RetentionOrder, Status> {
+    fn invalid(field: &str, error: impl std::fmt::Display) -> Status {
+        Refusal::invalid(format!("`{field}`: {error}")).field(field, error.to_string()).into()
+    }
+    let ids = |field: &str, ids: &[String]| -> Result<Vec<SnapshotId>, Status> {
+        ids.iter().map(|id| id.parse().map_err(|error| invalid(field, error))).collect()
+    };
+    // Absent is no quarantine at all, which nobody means.
+    let quarantine_min = request
+        .quarantine_min
+        .and_then(|span| Duration::try_from(span).ok())
+        .ok_or_else(|| invalid("quarantine_min", "a duration that is not negative"))?;
+    Ok(RetentionOrder {
+        backup: request.backup.parse().map_err(|error| invalid("backup", error))?,
+        expected: ids("expected", &request.expected)?,
+        quarantine: ids("quarantine", &request.quarantine)?,
+        rescue: ids("rescue", &request.rescue)?,
+        delete: ids("delete", &request.delete)?,
+        quarantine_min,
+        floor: usize::try_from(request.floor).unwrap_or(usize::MAX),
+        mode: if request.validate_only { OrderMode::Check } else { OrderMode::Apply },
+    })
+}
+
+/// What a retention plan changed.
+#[must_use]
+pub fn applied(applied: Applied) -> pb::ApplyRetentionResponse {
+    pb::ApplyRetentionResponse {
+        forgotten: applied.deleted,
+        quarantined: applied.quarantined,
+        rescued: applied.rescued,
+    }
+}
+
+/// What a prune did.
+#[must_use]
+pub fn pruned(pruned: &Pruned, finished_at: jiff::Timestamp) -> pb::PruneReport {
+    pb::PruneReport {
+        freed_bytes: pruned.freed_bytes,
+        marked_bytes: pruned.marked_bytes,
+        repacked_bytes: pruned.repacked_bytes,
+        finished_at: Some(to_proto(finished_at)),
+    }
+}
+
+fn access(access: Access) -> pb::RepositoryAccess {
+    match access {
+        Access::Full => pb::RepositoryAccess::Full,
+        Access::AppendOnly => pb::RepositoryAccess::AppendOnly,
+        Access::ReadOnly => pb::RepositoryAccess::ReadOnly,
+    }
+}
+
+fn transport(transport: Transport) -> pb::RepositoryTransport {
+    match transport {
+        Transport::Local => pb::RepositoryTransport::Local,
+        Transport::Mount => pb::RepositoryTransport::Mount,
+        Transport::Sftp => pb::RepositoryTransport::Sftp,
+    }
+}
+
+fn durability(probed: &Probed) -> pb::Durability {
+    match probed.grade {
+        Grade::Durable => pb::Durability::Durable,
+        Grade::Weak(_) => pb::Durability::Weak,
+        Grade::Unsafe(_) => pb::Durability::Unsafe,
+    }
+}
+
+fn findings(probed: &Probed) -> Vec<String> {
+    let mut findings = match &probed.grade {
+        Grade::Durable => Vec::new(),
+        Grade::Weak(because) => because.clone(),
+        Grade::Unsafe(because) => vec![because.clone()],
+    };
+    findings.extend(probed.moved_from.as_ref().map(|before| {
+        format!("it was mounted from {} before; if this is a copy, unmount it", before.source)
+    }));
+    findings
 }
 
 /// How a backup stands in a repository.

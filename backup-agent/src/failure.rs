@@ -21,6 +21,12 @@ use crate::{
 
 /// The repository has too little room.
 pub const REPOSITORY_FULL: Reason = Reason::named("REPOSITORY_FULL");
+/// A retention plan asks for more than is ever done.
+pub const RETENTION_REFUSED: Reason = Reason::named("RETENTION_REFUSED");
+/// Somebody else works on the repository.
+pub const REPOSITORY_LOCKED: Reason = Reason::named("REPOSITORY_LOCKED");
+/// This host may not do that with the repository.
+pub const ACCESS_FORBIDDEN: Reason = Reason::named("ACCESS_FORBIDDEN");
 /// What is stored is not what was stored.
 pub const REPOSITORY_DAMAGED: Reason = Reason::named("REPOSITORY_DAMAGED");
 /// The source could not be read.
@@ -166,12 +172,16 @@ const fn of_guard(error: &GuardError) -> (Reason, bool) {
         GuardError::TooLittleRoom { .. } => (REPOSITORY_FULL, true),
         // A mount that comes back makes them right.
         GuardError::Unreachable { .. }
+        | GuardError::Hanging(_)
+        | GuardError::NoConnection { .. }
         | GuardError::NotMounted { .. }
         | GuardError::WrongFilesystem { .. }
         | GuardError::NoIdentity { .. }
         | GuardError::Identity { .. }
         | GuardError::OtherRepository { .. } => (Reason::REPOSITORY_UNAVAILABLE, true),
-        GuardError::NotEmpty { .. } => (Reason::REPOSITORY_UNAVAILABLE, false),
+        GuardError::NotEmpty { .. } | GuardError::Unsafe { .. } | GuardError::HostKey { .. } => {
+            (Reason::REPOSITORY_UNAVAILABLE, false)
+        }
     }
 }
 
@@ -180,9 +190,13 @@ const fn of_repository(error: &RepositoryError) -> (Reason, bool) {
         RepositoryError::Guard(guard) => of_guard(guard),
         RepositoryError::NoRoom { .. } => (REPOSITORY_FULL, true),
         RepositoryError::Engine { .. } => (Reason::REPOSITORY_UNAVAILABLE, true),
-        RepositoryError::Incomplete { .. } | RepositoryError::Mismatch { .. } => {
-            (REPOSITORY_DAMAGED, true)
-        }
+        RepositoryError::Stale { .. } => (Reason::STALE_GENERATION, false),
+        RepositoryError::Refused { .. } => (RETENTION_REFUSED, false),
+        RepositoryError::Locked { .. } => (REPOSITORY_LOCKED, true),
+        RepositoryError::Forbidden { .. } => (ACCESS_FORBIDDEN, false),
+        RepositoryError::Incomplete { .. }
+        | RepositoryError::Mismatch { .. }
+        | RepositoryError::Damaged { .. } => (REPOSITORY_DAMAGED, true),
         RepositoryError::NoSnapshot { .. } => (Reason::SNAPSHOT_NOT_FOUND, false),
     }
 }

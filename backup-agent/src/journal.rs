@@ -70,6 +70,11 @@ pub enum Work {
         /// The run that made it; the copy is of the same.
         of: RunId,
     },
+    /// A prune: packs that are marked or copied, for the next one to go on with.
+    Prune {
+        /// What is pruned.
+        repository: Name,
+    },
     /// A verification: nothing.
     Verification {
         /// What is read.

@@ -5,13 +5,17 @@
 //! blocking thread.
 //!
 //! A snapshot is written in two steps. [`Repository::store`] writes what a source
-//! delivers as an *unverified* snapshot that no listing shows.
-//! [`Repository::publish`] reads all of it back, compares it with what went in,
-//! and only then makes a *verified* snapshot of it.
+//! delivers and proves it from what the place gives back; no listing shows it.
+//! [`Repository::publish`] makes a snapshot of it once the source, too, has said that
+//! it was all.
 
 pub mod identity;
+pub mod lock;
 pub mod mount;
+pub mod probe;
 pub mod restic;
+pub mod sftp;
+pub mod storage;
 
 use std::{fmt::Debug, io::Write, time::Duration};
 
@@ -25,7 +29,11 @@ use crate::{
     progress::Progress,
     stream::{Measured, Receipt, Sha256, StreamError},
 };
-use identity::GuardError;
+use identity::{GuardError, Transport};
+use lock::Holder;
+use mount::Mount;
+use probe::Grade;
+use storage::access::Access;
 
 /// Keeps snapshots. Shared as `Arc<dyn Repository>`.
 pub trait Repository: Debug + Send + Sync {
@@ -39,19 +47,19 @@ pub trait Repository: Debug + Send + Sync {
     /// What is wrong with the place.
     fn guard(&self) -> Result<(), GuardError>;
 
-    /// Writes every file to its end, as an unverified snapshot.
+    /// Writes every file to its end and proves what is new of it; makes no snapshot.
     ///
     /// # Errors
     ///
     /// A stream failed, or the repository did; nothing of the run is left visible.
     fn store(&self, intent: &Intent, files: Vec<Incoming>) -> Result<Stored, RepositoryError>;
 
-    /// Reads `stored` back, compares it with what went in, and publishes it.
+    /// Makes a snapshot of `stored`, if all of it is there.
     ///
     /// # Errors
     ///
-    /// A byte differs, the repository failed, or `cancel` fired; nothing of the run
-    /// is left visible.
+    /// Something is missing, the repository failed, or `cancel` fired; nothing of the
+    /// run is left visible.
     fn publish(
         &self,
         stored: &Stored,
@@ -66,7 +74,7 @@ pub trait Repository: Debug + Send + Sync {
     /// The repository could not be read.
     fn snapshots(&self) -> Result<Vec<Snapshot>, RepositoryError>;
 
-    /// What runs left behind or are still writing.
+    /// Snapshots that runs of earlier versions left behind without proof.
     ///
     /// # Errors
     ///
@@ -80,13 +88,14 @@ pub trait Repository: Debug + Send + Sync {
     /// The repository could not be read or written.
     fn discard(&self, run: RunId) -> Result<usize, RepositoryError>;
 
-    /// Removes verified snapshots; says how many of them there were. What they held
+    /// Removes verified snapshots at once, without quarantine: for a spool whose
+    /// snapshots are proved elsewhere. Says how many of them there were. What they held
     /// stays until it is pruned.
     ///
     /// # Errors
     ///
-    /// The repository could not be read or written.
-    fn forget(&self, ids: &[SnapshotId]) -> Result<usize, RepositoryError>;
+    /// This host may not, or the place failed.
+    fn remove(&self, ids: &[SnapshotId]) -> Result<usize, RepositoryError>;
 
     /// Writes one file of a snapshot to `sink`, hashing on the way.
     ///
@@ -100,6 +109,77 @@ pub trait Repository: Debug + Send + Sync {
         sink: &mut dyn Write,
         cancel: &CancellationToken,
     ) -> Result<Receipt, RepositoryError>;
+
+    /// Snapshots that were forgotten and can still be recovered.
+    ///
+    /// # Errors
+    ///
+    /// The repository could not be read.
+    fn forgotten(&self) -> Result<Vec<Forgotten>, RepositoryError>;
+
+    /// Carries out a plan to the letter, or none of it: hides snapshots, takes hidden
+    /// ones back, and deletes those whose quarantine is over. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// The plan was made for other snapshots or asks for too much, this host may not,
+    /// somebody else works, or the place failed.
+    fn apply(&self, order: &RetentionOrder, now: Timestamp) -> Result<Applied, RepositoryError>;
+
+    /// Removes packs that nothing needs: those are marked first, and removed by a
+    /// later prune.
+    ///
+    /// # Errors
+    ///
+    /// This host may not, somebody else works, or the place failed.
+    fn prune(
+        &self,
+        policy: &PrunePolicy,
+        now: Timestamp,
+        progress: &Progress,
+    ) -> Result<Pruned, RepositoryError>;
+
+    /// What a prune would do, without doing it.
+    ///
+    /// # Errors
+    ///
+    /// The repository could not be read.
+    fn prune_outlook(&self, policy: &PrunePolicy) -> Result<Pruned, RepositoryError>;
+
+    /// Reads a part of all data, and everything small.
+    ///
+    /// # Errors
+    ///
+    /// It could not be done, or `cancel` fired; damage is no error.
+    fn scrub(
+        &self,
+        part: Part,
+        progress: &Progress,
+        cancel: &CancellationToken,
+    ) -> Result<Scrubbed, RepositoryError>;
+
+    /// What its place is worth, by a canary written there now.
+    ///
+    /// # Errors
+    ///
+    /// The place is wrong or failed.
+    fn probe(&self) -> Result<Probed, RepositoryError>;
+
+    /// What the last probe of this process found; asks nobody.
+    fn probed(&self) -> Option<Probed>;
+
+    /// Since when all of its data was read at least once, in parts or at once.
+    ///
+    /// # Errors
+    ///
+    /// The repository could not be read.
+    fn scrubbed_at(&self) -> Result<Option<Timestamp>, RepositoryError>;
+
+    /// How it is reached.
+    fn transport(&self) -> Transport;
+
+    /// What this host may do with it.
+    fn access(&self) -> Access;
 
     /// Checks the repository; gives what is wrong, a sentence each.
     ///
@@ -134,6 +214,120 @@ pub trait Repository: Debug + Send + Sync {
     fn derived_key(&self, purpose: &str) -> String;
 }
 
+/// A snapshot in quarantine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forgotten {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// Since when.
+    pub forgotten_at: Timestamp,
+}
+
+/// A retention plan, decided elsewhere, for the snapshots of one backup.
+#[derive(Clone, Debug)]
+pub struct RetentionOrder {
+    /// The backup.
+    pub backup: Name,
+    /// Every snapshot that the plan was made for, those in quarantine too.
+    pub expected: Vec<SnapshotId>,
+    /// To hide.
+    pub quarantine: Vec<SnapshotId>,
+    /// To show again.
+    pub rescue: Vec<SnapshotId>,
+    /// To delete.
+    pub delete: Vec<SnapshotId>,
+    /// How long a snapshot is hidden at least before it is deleted.
+    pub quarantine_min: Duration,
+    /// So many stay visible at least; 0 counts as 1.
+    pub floor: usize,
+    /// Whether it is meant.
+    pub mode: OrderMode,
+}
+
+/// Whether an order is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrderMode {
+    /// Check it and do nothing.
+    Check,
+    /// Carry it out.
+    Apply,
+}
+
+/// What an order changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Snapshots hidden.
+    pub quarantined: u32,
+    /// Snapshots shown again.
+    pub rescued: u32,
+    /// Snapshots deleted.
+    pub deleted: u32,
+}
+
+/// How long what nobody needs is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrunePolicy {
+    /// From the prune that found a pack unneeded on: longer than any run lasts that
+    /// might build on it.
+    pub keep_packs: Duration,
+}
+
+impl Default for PrunePolicy {
+    /// A day.
+    fn default() -> Self {
+        Self { keep_packs: Duration::from_secs(24 * 3600) }
+    }
+}
+
+/// What a prune did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Packs that will be removed later.
+    pub packs_marked: u64,
+    /// Packs removed.
+    pub packs_removed: u64,
+    /// Packs that had been marked and are needed again.
+    pub packs_recovered: u64,
+    /// Bytes of packs removed.
+    pub freed_bytes: u64,
+    /// Bytes that will be freed later.
+    pub marked_bytes: u64,
+    /// Bytes that were stored anew, because they lay in packs beside unneeded ones.
+    pub repacked_bytes: u64,
+    /// Files removed that dead runs were writing.
+    pub temporaries: u32,
+    /// What a check found afterwards; empty is sound.
+    pub problems: Vec<String>,
+}
+
+/// What a scrub read and found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// The part, from 0.
+    pub part: u32,
+    /// Of so many.
+    pub of: u32,
+    /// Packs read.
+    pub packs: u32,
+    /// Bytes read of them.
+    pub bytes: u64,
+    /// Since when every part was read at least once; absent in the first round.
+    pub complete_since: Option<Timestamp>,
+    /// What is wrong, a sentence each; empty is sound.
+    pub problems: Vec<String>,
+}
+
+/// What a place is worth, and what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// What it is worth.
+    pub grade: Grade,
+    /// What is mounted there.
+    pub mount: Option<Mount>,
+    /// What this host had there the last time, where that was something else.
+    pub moved_from: Option<Mount>,
+}
+
 /// How thorough a check is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
@@ -141,6 +335,17 @@ pub enum Depth {
     Structure,
     /// Every byte of data as well.
     Data,
+    /// A part of the data; see [`Repository::scrub`].
+    Part(Part),
+}
+
+/// A part of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// From 0; absent is the one that was read longest ago.
+    pub part: Option<u32>,
+    /// Of so many.
+    pub of: u32,
 }
 
 /// What kind of thing was backed up.
@@ -210,19 +415,21 @@ pub struct Incoming {
     pub gauge: crate::stream::Gauge,
 }
 
-/// What was written and is not yet proved.
+/// What was written and is not yet a snapshot.
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// What was meant.
     pub intent: Intent,
-    /// The unverified snapshot.
-    pub id: SnapshotId,
     /// Each file, in the order of their names.
     pub files: Vec<StoredFile>,
     /// Bytes that the repository grew by.
     pub added_bytes: u64,
+    /// What people should look at, as the repository sees it.
+    pub warnings: Vec<String>,
     /// What the source said in the end.
     pub summary: Summary,
+    /// What must be found again.
+    pub(crate) proof: restic::Proof,
 }
 
 /// What a listing should say of a snapshot without opening its manifest.
@@ -366,6 +573,55 @@ pub enum RepositoryError {
         repository: Name,
         /// What differs.
         detail: String,
+    },
+    /// A plan was made for other snapshots than there are.
+    #[error("the plan does not fit repository `{repository}`: {why}; make a new plan")]
+    Stale {
+        /// The repository.
+        repository: Name,
+        /// What does not fit.
+        why: String,
+    },
+    /// A plan asks for more than is ever done.
+    #[error("refused in repository `{repository}`: {why}; nothing was changed")]
+    Refused {
+        /// The repository.
+        repository: Name,
+        /// What.
+        why: String,
+    },
+    /// Somebody else works on it.
+    #[error(
+        "repository `{repository}` is in use: process {} on {} has held it since {} ({:?}); \
+         try again when it has ended", by.pid, by.host, by.since, by.purpose
+    )]
+    Locked {
+        /// The repository.
+        repository: Name,
+        /// Who.
+        by: Box<Holder>,
+    },
+    /// This host may not.
+    #[error(
+        "this host may not {action} in repository `{repository}`: it has `access = \"{access}\"`; \
+         ask the host that has full access"
+    )]
+    Forbidden {
+        /// What.
+        action: &'static str,
+        /// The repository.
+        repository: Name,
+        /// What it may.
+        access: Access,
+    },
+    /// A file of the repository is not what its name says.
+    #[error("repository `{repository}` is damaged; run a verification, and look at its disk")]
+    Damaged {
+        /// The repository.
+        repository: Name,
+        /// Which file, and what is wrong with it.
+        #[source]
+        source: EngineError,
     },
     /// There is no such verified snapshot.
     #[error("there is no verified snapshot `{id}` in repository `{repository}`")]

@@ -23,7 +23,7 @@ use crate::{
     ids::{Name, RunId},
     journal::{Entry, Journal, Work},
     progress::{Progress, Step},
-    repository::Snapshot,
+    repository::{Pruned, Snapshot},
     restore::Restored,
     verify::Verification,
 };
@@ -41,6 +41,8 @@ pub enum End {
     Backup(Box<Backed>),
     /// A verification.
     Verification(Verification),
+    /// A prune.
+    Prune(Pruned),
     /// A restore.
     Restore(Restored),
     /// A drill.
@@ -273,6 +275,10 @@ fn log(run: RunId, end: &End) {
         End::Verification(found) => {
             info!(%run, problems = found.problems.len(), "a repository was verified");
         }
+        End::Prune(pruned) => info!(
+            %run, freed_bytes = pruned.freed_bytes, marked_bytes = pruned.marked_bytes,
+            "a repository was pruned"
+        ),
         End::Restore(restored) => info!(%run, target = %restored.target.display(), "restored"),
         End::Copy(copied) => info!(
             %run, repository = %copied.repository, snapshot = %copied.snapshot.id,

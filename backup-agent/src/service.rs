@@ -16,7 +16,7 @@ use crate::{
     agent::{Agent, AgentError, CopyRequest, DrillRequest, RestoreRequest},
     convert,
     ids::{Name, RunId},
-    repository::{Depth, Snapshot},
+    repository::Snapshot,
     restore::OnDamage,
 };
 use follow::{Answers, Event, Followed, follow, only};
@@ -29,14 +29,6 @@ const PAGE_MAX: usize = 1000;
 
 /// What is in the protocol and not in the code.
 pub const NOT_BUILT: &[NotBuilt] = &[
-    NotBuilt::new(
-        "/homelab.backup.v1.BackupService/ApplyRetention",
-        "nothing is forgotten until then; ask how much room is left with GetRepository",
-    ),
-    NotBuilt::new(
-        "/homelab.backup.v1.BackupService/PruneRepository",
-        "nothing is forgotten until then; ask how much room is left with GetRepository",
-    ),
     NotBuilt::new(
         "/homelab.backup.v1.BackupService/ExplainAccess",
         "check a run with RunBackup and validate_only",
@@ -139,10 +131,10 @@ impl BackupService for Backups {
         request: Request<pb::VerifyRepositoryRequest>,
     ) -> Result<Response<Self::VerifyRepositoryStream>, Status> {
         let call = guard::request_id(&request).to_owned();
-        let pb::VerifyRepositoryRequest { request_id, repository, read_data, .. } =
+        let pb::VerifyRepositoryRequest { request_id, repository, read_data, part, parts } =
             request.into_inner();
         let run = self.run_for(&request_id)?;
-        let depth = if read_data { Depth::Data } else { Depth::Structure };
+        let depth = convert::depth(read_data, (part, parts))?;
         let watched = self.agent.verify(run, &repository, depth).await;
         let watched = watched.map_err(|error| convert::refused(&error, &call))?;
         Ok(follow(&self.tasks, watched, |Followed { run, event, ended_at, elapsed }| {
@@ -231,16 +223,50 @@ impl BackupService for Backups {
 
     async fn apply_retention(
         &self,
-        _request: Request<pb::ApplyRetentionRequest>,
+        request: Request<pb::ApplyRetentionRequest>,
     ) -> Result<Response<pb::ApplyRetentionResponse>, Status> {
-        Err(not_built("ApplyRetention"))
+        let call = guard::request_id(&request).to_owned();
+        let request = request.into_inner();
+        let order = convert::retention_order(&request)?;
+        let applied = self.agent.apply_retention(&request.repository, order).await;
+        let applied = applied.map_err(|error| convert::refused(&error, &call))?;
+        tracing::info!(
+            repository = request.repository,
+            backup = request.backup,
+            plan = request.digest,
+            check_only = request.validate_only,
+            ?applied,
+            "a retention plan was carried out"
+        );
+        Ok(Response::new(convert::applied(applied)))
     }
 
     async fn prune_repository(
         &self,
-        _request: Request<pb::PruneRepositoryRequest>,
+        request: Request<pb::PruneRepositoryRequest>,
     ) -> Result<Response<Self::PruneRepositoryStream>, Status> {
-        Err(not_built("PruneRepository"))
+        let call = guard::request_id(&request).to_owned();
+        let pb::PruneRepositoryRequest { request_id, validate_only, repository } =
+            request.into_inner();
+        let run = self.run_for(&request_id)?;
+        if validate_only {
+            let outlook = self.agent.prune_outlook(&repository).await;
+            let outlook = outlook.map_err(|error| convert::refused(&error, &call))?;
+            let report = convert::pruned(&outlook, self.agent.clock.now());
+            let event = Some(pb::prune_repository_response::Event::Report(report));
+            return Ok(only(pb::PruneRepositoryResponse { run_id: String::new(), event }));
+        }
+        let watched = self.agent.prune(run, &repository).await;
+        let watched = watched.map_err(|error| convert::refused(&error, &call))?;
+        Ok(follow(&self.tasks, watched, |Followed { run, event, ended_at, .. }| {
+            use pb::prune_repository_response::Event as To;
+            let event = match event {
+                Event::Progress(step) => To::Progress(convert::progress(step)),
+                Event::Prune(pruned) => To::Report(convert::pruned(pruned, ended_at)),
+                other => To::Failure(convert::failure(&other.failure())),
+            };
+            pb::PruneRepositoryResponse { run_id: run.to_string(), event: Some(event) }
+        }))
     }
 
     async fn list_backups(

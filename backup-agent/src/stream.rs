@@ -185,12 +185,50 @@ impl Gauge {
     }
 }
 
+/// Counts and hashes what passes.
+#[derive(Clone)]
+pub struct Meter {
+    hash: digest::Context,
+    tail: Vec<u8>,
+    bytes: u64,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self { hash: digest::Context::new(&digest::SHA256), tail: Vec::new(), bytes: 0 }
+    }
+}
+
+impl Meter {
+    /// This has passed.
+    pub fn note(&mut self, chunk: &[u8]) {
+        self.hash.update(chunk);
+        self.bytes += chunk.len() as u64;
+        let keep = &chunk[chunk.len().saturating_sub(TAIL_BYTES)..];
+        self.tail.extend_from_slice(keep);
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL_BYTES));
+    }
+
+    /// That was all.
+    #[must_use]
+    pub fn finish(self) -> Receipt {
+        let sha256 = Sha256::from_digest(self.hash.finish());
+        Receipt { bytes: self.bytes, sha256, tail: self.tail }
+    }
+}
+
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meter").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
 /// A reader that measures what passes through it; see the module.
 pub struct Measured {
     content: Box<dyn Content>,
     cancel: CancellationToken,
-    hash: Option<digest::Context>,
-    tail: Vec<u8>,
+    /// Taken at the end.
+    meter: Option<Meter>,
     bytes: Arc<AtomicU64>,
     outcome: watch::Sender<Outcome>,
 }
@@ -202,8 +240,8 @@ impl Measured {
         let (sender, receiver) = watch::channel(None);
         let bytes = Arc::new(AtomicU64::new(0));
         let gauge = Gauge { bytes: Arc::clone(&bytes), outcome: receiver };
-        let hash = Some(digest::Context::new(&digest::SHA256));
-        (Self { content, cancel, hash, tail: Vec::new(), bytes, outcome: sender }, gauge)
+        let meter = Some(Meter::default());
+        (Self { content, cancel, meter, bytes, outcome: sender }, gauge)
     }
 
     fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, StreamError> {
@@ -231,24 +269,16 @@ impl Measured {
     }
 
     fn note(&mut self, chunk: &[u8]) {
-        if let Some(hash) = &mut self.hash {
-            hash.update(chunk);
+        if let Some(meter) = &mut self.meter {
+            meter.note(chunk);
+            self.bytes.store(meter.bytes, Ordering::Relaxed);
         }
-        self.bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-        let keep = &chunk[chunk.len().saturating_sub(TAIL_BYTES)..];
-        self.tail.extend_from_slice(keep);
-        self.tail.drain(..self.tail.len().saturating_sub(TAIL_BYTES));
     }
 
     fn end(&mut self) -> Result<(), StreamError> {
-        let Some(hash) = self.hash.take() else { return Ok(()) };
+        let Some(meter) = self.meter.take() else { return Ok(()) };
         self.content.finish().map_err(|error| self.failed(error))?;
-        let receipt = Receipt {
-            bytes: self.bytes.load(Ordering::Relaxed),
-            sha256: Sha256::from_digest(hash.finish()),
-            tail: std::mem::take(&mut self.tail),
-        };
-        self.outcome.send_replace(Some(Ok(receipt)));
+        self.outcome.send_replace(Some(Ok(meter.finish())));
         Ok(())
     }
 }

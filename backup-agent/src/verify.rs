@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     progress::{Progress, Stage},
-    repository::{Depth, Repository, RepositoryError, Snapshot},
+    repository::{Depth, Repository, RepositoryError, Scrubbed, Snapshot},
 };
 
 /// Problems that are given; a repository with more needs no longer list.
@@ -17,6 +17,8 @@ pub struct Verification {
     pub problems: Vec<String>,
     /// Verified snapshots looked at.
     pub snapshots: u32,
+    /// The part of the data that was read, if it was a part.
+    pub scrubbed: Option<Scrubbed>,
 }
 
 /// Why a verification says nothing.
@@ -43,8 +45,15 @@ pub fn verify(
     cancel: &CancellationToken,
 ) -> Result<Verification, VerifyError> {
     let going_on = || if cancel.is_cancelled() { Err(VerifyError::Cancelled) } else { Ok(()) };
+    let mut scrubbed = None;
     let mut problems = repository.check(depth, progress)?;
     going_on()?;
+    if let Depth::Part(part) = depth {
+        let part = repository.scrub(part, progress, cancel)?;
+        going_on()?;
+        problems.extend_from_slice(&part.problems);
+        scrubbed = Some(part);
+    }
     let snapshots = repository.snapshots()?;
     if depth == Depth::Data {
         let total = snapshots.iter().map(Snapshot::source_bytes).sum();
@@ -59,7 +68,8 @@ pub fn verify(
         }
     }
     problems.truncate(PROBLEMS_MAX);
-    Ok(Verification { problems, snapshots: u32::try_from(snapshots.len()).unwrap_or(u32::MAX) })
+    let snapshots = u32::try_from(snapshots.len()).unwrap_or(u32::MAX);
+    Ok(Verification { problems, snapshots, scrubbed })
 }
 
 fn unreadable(

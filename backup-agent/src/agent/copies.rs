@@ -223,7 +223,7 @@ impl Agent {
             self.copied(spool, primary, &snapshot).await?;
             failpoint::reach("copy.published");
             let (asked, id) = (Arc::clone(spool), snapshot.id.clone());
-            let forget = move || Ok(asked.forget(&[id])?);
+            let forget = move || Ok(asked.remove(&[id])?);
             let forgotten = self.door(spool).ask(spool, forget).await;
             forgotten.map_err(|error: AgentError| Failure::from(&error))?;
             failpoint::reach("copy.forgotten");

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::{Agent, AgentError, Kept};
-use crate::repository::Snapshot;
+use crate::repository::{Probed, Snapshot};
 
 /// What a repository looks like from outside.
 #[derive(Debug)]
@@ -20,6 +22,10 @@ pub struct Standing {
     pub stored_bytes: Option<u64>,
     /// Whether the file system takes writes.
     pub writable: Option<bool>,
+    /// What its place is worth, when it was used.
+    pub place: Option<Probed>,
+    /// Since when all of its data was read at least once.
+    pub scrubbed_at: Option<Timestamp>,
 }
 
 impl Agent {
@@ -33,6 +39,8 @@ impl Agent {
             snapshots: None,
             stored_bytes: None,
             writable: None,
+            place: kept.repository.probed(),
+            scrubbed_at: None,
         };
         if standing.guard.is_err() {
             return standing;
@@ -44,10 +52,11 @@ impl Agent {
                 repository.snapshots().ok(),
                 repository.stored_bytes().ok(),
                 repository.is_writable().ok(),
+                repository.scrubbed_at().ok().flatten(),
             );
             Ok(facts)
         };
-        if let Ok((available, snapshots, stored, writable)) =
+        if let Ok((available, snapshots, stored, writable, scrubbed_at)) =
             kept.door.ask(&kept.repository, facts).await
         {
             let newest = snapshots.iter().flatten().map(Snapshot::source_bytes).max();
@@ -56,6 +65,7 @@ impl Agent {
             standing.snapshots = snapshots;
             standing.stored_bytes = stored;
             standing.writable = writable;
+            standing.scrubbed_at = scrubbed_at;
         }
         standing
     }

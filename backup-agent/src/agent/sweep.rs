@@ -91,8 +91,9 @@ impl Agent {
                 let partial = restore::partial_folder(target, entry.run);
                 blocking::run(move || restore::remove_partial(Path::new(&partial))).await;
             }
-            // Swept by name and marker, with all others.
-            Work::Drill { .. } | Work::Verification { .. } => {}
+            // Scratch places are swept by name and marker with all others, and the next prune goes on
+            // where this one was cut off.
+            Work::Drill { .. } | Work::Prune { .. } | Work::Verification { .. } => {}
         }
         Ok(())
     }

@@ -12,25 +12,94 @@
 //! land on the disk underneath.
 
 use std::{
+    fmt::Debug,
     fs::{self, File},
-    io::{self, Write},
+    io,
     os::{
         fd::AsRawFd,
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use nix::sys::statvfs;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::mount;
+use super::{
+    mount,
+    storage::{Storage, deadline::Hung, folder::Folder},
+};
 
 /// The identity file, beside restic's own files, which ignore it.
 pub const FILE_NAME: &str = "homelab-repository.json";
 
-/// Where a repository is, and how to know it.
+/// How a place is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A folder of this host.
+    Local,
+    /// A folder on a mount that must be there.
+    Mount,
+    /// A folder on a server.
+    Sftp,
+}
+
+/// A place that can be recognised. Shared as `Arc<dyn Site>`; all calls block, some
+/// for ever when a mount hangs.
+pub trait Site: Debug + Send + Sync {
+    /// What people call the place.
+    fn location(&self) -> String;
+
+    /// The identity that it must have.
+    fn id(&self) -> Uuid;
+
+    /// How it is reached.
+    fn transport(&self) -> Transport;
+
+    /// Checks everything and opens it.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the place.
+    fn enter(&self) -> Result<Arc<dyn Storage>, GuardError>;
+
+    /// For a repository that is about to be made: the place must be right and empty.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the place.
+    fn enter_empty(&self) -> Result<Arc<dyn Storage>, GuardError>;
+
+    /// What is mounted there; absent where nothing is mounted.
+    ///
+    /// # Errors
+    ///
+    /// The system does not say.
+    fn mount(&self) -> io::Result<Option<mount::Mount>>;
+
+    /// An error of the place as one of its guard.
+    fn unreachable(&self, source: io::Error) -> GuardError {
+        match Hung::behind(&source) {
+            Some(hung) => GuardError::Hanging(hung.clone()),
+            None => GuardError::Unreachable { path: self.location().into(), source },
+        }
+    }
+
+    /// Writes the identity file: the last step of making a repository.
+    ///
+    /// # Errors
+    ///
+    /// The place refused.
+    fn write_identity(&self, storage: &dyn Storage) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(&IdentityFile { format: 1, id: self.id() })?;
+        text.push(b'\n');
+        storage.write(FILE_NAME, text.into())
+    }
+}
+
+/// A folder of this host or a mount, and how to know it.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// The folder.
@@ -64,6 +133,42 @@ pub enum GuardError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// The place does not answer.
+    #[error(transparent)]
+    Hanging(Hung),
+    /// A server cannot be reached.
+    #[error("the repository at `{location}` cannot be reached")]
+    NoConnection {
+        /// Its address.
+        location: String,
+        /// What `ssh` or the server said.
+        #[source]
+        source: io::Error,
+    },
+    /// A server has another key than the pinned one.
+    #[error(
+        "the server of `{location}` does not show the key that is pinned in `{}`: it was set up \
+         anew, or somebody stands in between; compare the key at the server itself \
+         (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`), and only then correct the file",
+        known_hosts.display()
+    )]
+    HostKey {
+        /// Its address.
+        location: String,
+        /// The file.
+        known_hosts: PathBuf,
+    },
+    /// The place loses data.
+    #[error(
+        "`{}` cannot be trusted with a backup: {because}; nothing is stored there; \
+         use another protocol or other mount options", path.display()
+    )]
+    Unsafe {
+        /// The folder.
+        path: PathBuf,
+        /// What it did.
+        because: String,
     },
     /// The mount is missing.
     #[error(
@@ -166,24 +271,12 @@ impl Place {
     /// What is wrong with the place.
     pub fn guard(&self) -> Result<Anchor, GuardError> {
         let anchor = self.open()?;
-        let file = anchor.through().join(FILE_NAME);
-        let identity = |source| GuardError::Identity { path: self.path.clone(), source };
-        let text = match fs::read_to_string(file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(GuardError::NoIdentity { path: self.path.clone() });
-            }
-            Err(error) => return Err(identity(error)),
+        let text = match fs::read(anchor.through().join(FILE_NAME)) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(GuardError::Identity { path: self.path.clone(), source }),
         };
-        let found: IdentityFile =
-            serde_json::from_str(&text).map_err(|error| identity(error.into()))?;
-        if found.id != self.id {
-            return Err(GuardError::OtherRepository {
-                path: self.path.clone(),
-                found: found.id,
-                wanted: self.id,
-            });
-        }
+        recognise(&self.path, text.as_deref(), self.id)?;
         Ok(anchor)
     }
 
@@ -229,6 +322,45 @@ impl Place {
     }
 }
 
+impl Site for Place {
+    fn location(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn id(&self) -> Uuid {
+        self.id
+    }
+
+    fn transport(&self) -> Transport {
+        if self.mount.is_some() { Transport::Mount } else { Transport::Local }
+    }
+
+    fn enter(&self) -> Result<Arc<dyn Storage>, GuardError> {
+        Ok(Arc::new(Folder::new(self.clone(), self.guard()?)))
+    }
+
+    fn enter_empty(&self) -> Result<Arc<dyn Storage>, GuardError> {
+        Ok(Arc::new(Folder::new(self.clone(), self.guard_empty()?)))
+    }
+
+    fn mount(&self) -> io::Result<Option<mount::Mount>> {
+        Ok(mount::holding(&fs::read_to_string("/proc/self/mountinfo")?, &self.path))
+    }
+}
+
+/// Compares the text of an identity file, if there is one, with the identity wanted.
+pub(crate) fn recognise(path: &Path, text: Option<&[u8]>, wanted: Uuid) -> Result<(), GuardError> {
+    let path = path.to_owned();
+    let Some(text) = text else { return Err(GuardError::NoIdentity { path }) };
+    match serde_json::from_slice::<IdentityFile>(text) {
+        Ok(IdentityFile { id, .. }) if id == wanted => Ok(()),
+        Ok(IdentityFile { id: found, .. }) => {
+            Err(GuardError::OtherRepository { path, found, wanted })
+        }
+        Err(error) => Err(GuardError::Identity { path, source: error.into() }),
+    }
+}
+
 impl MountRule {
     fn check(&self, mountinfo: &str) -> Result<(), GuardError> {
         let Some(mount) = mount::at(mountinfo, &self.mount_point) else {
@@ -263,11 +395,8 @@ impl Anchor {
     /// # Errors
     ///
     /// The file system does not answer.
-    pub fn available_bytes(&self) -> Result<u64, GuardError> {
-        let room = statvfs::fstatvfs(&self.folder).map_err(|errno| GuardError::Unreachable {
-            path: self.path.clone(),
-            source: errno.into(),
-        })?;
+    pub fn available_bytes(&self) -> io::Result<u64> {
+        let room = statvfs::fstatvfs(&self.folder)?;
         Ok(room.blocks_available().saturating_mul(room.fragment_size()))
     }
 
@@ -276,71 +405,27 @@ impl Anchor {
     /// # Errors
     ///
     /// The file system does not answer.
-    pub fn is_writable(&self) -> Result<bool, GuardError> {
+    pub fn is_writable(&self) -> io::Result<bool> {
         match nix::unistd::access(&self.through(), nix::unistd::AccessFlags::W_OK) {
             Ok(()) => Ok(true),
             Err(nix::errno::Errno::EROFS | nix::errno::Errno::EACCES) => Ok(false),
-            Err(errno) => {
-                Err(GuardError::Unreachable { path: self.path.clone(), source: errno.into() })
-            }
+            Err(errno) => Err(errno.into()),
         }
-    }
-
-    /// Makes the names of everything written so far durable. rustic_core's local
-    /// backend flushes each file but not the folder that it is renamed into.
-    ///
-    /// Folder by folder and not with syncfs(2), which would wait for whatever else is
-    /// being written to the same file system. Folders that did not change cost nothing.
-    ///
-    /// # Errors
-    ///
-    /// The disk refused: what was written may be lost.
-    pub fn flush(&self) -> io::Result<()> {
-        let root = self.through();
-        flush_folder(&root)?;
-        for entry in fs::read_dir(&root)? {
-            let entry = entry?;
-            if !entry.file_type()?.is_dir() {
-                continue;
-            }
-            flush_folder(&entry.path())?;
-            // Packs lie one level deeper, in 256 folders.
-            if entry.file_name() == "data" {
-                for folder in fs::read_dir(entry.path())? {
-                    flush_folder(&folder?.path())?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the identity file: the last step of making a repository.
-    ///
-    /// # Errors
-    ///
-    /// The disk refused, or the file is there already.
-    pub fn write_identity(&self, id: Uuid) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(&IdentityFile { format: 1, id })?;
-        text.push(b'\n');
-        let path = self.through().join(FILE_NAME);
-        let mut file =
-            fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        self.flush()
     }
 }
 
-/// Some network file systems cannot flush a folder; there the server's word counts.
-fn flush_folder(path: &Path) -> io::Result<()> {
+/// Some network file systems cannot flush a folder; there the server's word counts
+/// (a probe calls such a place weak, see [`super::probe`]).
+pub(crate) fn flush_folder(path: &Path) -> io::Result<()> {
     match File::open(path)?.sync_all() {
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) =>
-        {
-            Ok(())
-        }
+        Err(error) if is_unsupported(&error) => Ok(()),
         outcome => outcome,
     }
+}
+
+/// `EINVAL` and `ENOTSUP`: the file system has no such thing.
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
 #[cfg(test)]
@@ -371,7 +456,8 @@ mod tests {
     fn another_repository_is_refused_by_its_id() {
         let dir = tempfile::tempdir().expect("a scratch directory");
         let ours = place(dir.path(), Uuid::from_u128(1));
-        ours.guard_empty().expect("empty").write_identity(ours.id).expect("written");
+        let storage = ours.enter_empty().expect("empty");
+        ours.write_identity(storage.as_ref()).expect("written");
         ours.guard().expect("ours");
         let other = place(dir.path(), Uuid::from_u128(2));
         assert!(matches!(other.guard(), Err(GuardError::OtherRepository { .. })));

@@ -4,16 +4,39 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// File systems that a repository on a NAS may have when none are configured.
 pub const NETWORK_FILESYSTEMS: [&str; 6] = ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"];
 
 /// One mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Where.
     pub mount_point: PathBuf,
     /// File system type.
     pub filesystem: String,
+    /// What is mounted: a device, or a server with its export.
+    pub source: String,
+    /// The device's numbers; network mounts get new ones each time.
+    pub device: String,
+}
+
+impl Mount {
+    /// Whether this is the same thing as another time, by what names it.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.filesystem == other.filesystem && self.source == other.source
+    }
+}
+
+/// The mount that `path` lies on.
+#[must_use]
+pub fn holding(mountinfo: &str, path: &Path) -> Option<Mount> {
+    let all = mountinfo.lines().filter_map(parse_line);
+    // Of equally deep ones the last hides the others.
+    all.filter(|mount| path.starts_with(&mount.mount_point))
+        .max_by_key(|mount| mount.mount_point.components().count())
 }
 
 /// The mount that is visible at exactly `mount_point`, if any, in the text of
@@ -24,12 +47,18 @@ pub fn at(mountinfo: &str, mount_point: &Path) -> Option<Mount> {
 }
 
 /// `36 35 98:0 /root /mnt opts shared:1 - ext4 /dev/sda opts`: the fifth field,
-/// and the first after the lone hyphen.
+/// the third, and the first two after the lone hyphen.
 fn parse_line(line: &str) -> Option<Mount> {
     let (front, back) = line.split_once(" - ")?;
-    let mount_point = front.split(' ').nth(4)?;
-    let filesystem = back.split(' ').next()?;
-    Some(Mount { mount_point: unescape(mount_point).into(), filesystem: filesystem.to_owned() })
+    let (mut front, mut back) = (front.split(' ').skip(2), back.split(' '));
+    let (device, mount_point) = (front.next()?, front.nth(1)?);
+    let (filesystem, source) = (back.next()?, back.next()?);
+    Some(Mount {
+        mount_point: unescape(mount_point).into(),
+        filesystem: filesystem.to_owned(),
+        source: unescape(source),
+        device: device.to_owned(),
+    })
 }
 
 /// The kernel writes space, tab, line break and backslash as three octal digits.
@@ -73,6 +102,16 @@ mod tests {
     fn a_folder_below_a_mount_point_is_not_one() {
         assert_eq!(at(MOUNTINFO, Path::new("/mnt/nas/repository")), None);
         assert_eq!(at(MOUNTINFO, Path::new("/mnt")), None);
+    }
+
+    #[test]
+    fn a_fingerprint_names_what_is_mounted_below_a_path() {
+        let nas = holding(MOUNTINFO, Path::new("/mnt/nas/homelab")).expect("a mount");
+        assert_eq!((nas.source.as_str(), nas.device.as_str()), ("192.168.120.10:/backup", "0:52"));
+        let root = holding(MOUNTINFO, Path::new("/mnt/nasty")).expect("a mount");
+        assert_eq!(root.filesystem, "ext4");
+        let again = Mount { device: "0:77".to_owned(), ..nas.clone() };
+        assert!(nas.is_same_as(&again) && !nas.is_same_as(&root));
     }
 
     #[test]

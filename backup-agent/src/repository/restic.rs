@@ -1,36 +1,44 @@
-//! The restic repository format, through `rustic_core`.
+//! The restic repository format.
 //!
-//! Chosen because plain `restic` lists, checks and restores it without us. Four
-//! traps of `rustic_core` 0.13 shape this module, each held by a test:
-//!
-//! - its own `stdin_command` keeps the snapshot of a child that failed, so the
-//!   child is owned by our [`Measured`](crate::stream::Measured) reader, and a
-//!   snapshot is published only after proof;
-//! - its chunker slows down for good after one short read (see [`crate::stream`]);
-//! - it stores a stream with file size 0, and `restic restore` then quietly makes
-//!   an *empty* file of it. The size is known only at the end, so publishing
-//!   archives a second time, from the repository itself, with the size: the very
-//!   bytes that are read back for proof become the verified snapshot. All chunks
-//!   are there already, so nothing but a folder listing is written;
-//! - its local backend creates missing folders on every write, which would fill
-//!   the disk under a vanished mount: see [`super::identity::Anchor`].
+//! Chosen because plain `restic` lists, checks and restores it without us. Reading,
+//! checking and pruning go through `rustic_core`; writing is ours ([`write`]), because
+//! its archiver stores a stream with file size 0 (of which `restic restore` quietly
+//! makes an *empty* file), keeps the snapshot of a child that failed, slows down for
+//! good after one short read, and tells of errors only in its log. Ours proves each
+//! pack when it is written and makes no snapshot before everything is proved
+//! (docs/adr/008-proof-of-a-backup.md).
 //!
 //! Only this software may prune: rustic takes no locks (rustic-rs/docs#144).
 
-mod archive;
+mod backend;
+mod chunk;
+mod index;
+mod order;
+mod pack;
+mod place;
+mod quarantine;
+mod read;
 mod record;
+mod retention;
+mod scrub;
+mod store;
+#[cfg(test)]
+mod tests;
+mod vault;
+mod write;
 
 use std::{
     cmp::Reverse,
+    collections::BTreeMap,
     fmt,
-    io::Write,
-    sync::{Arc, Mutex, PoisonError},
+    io::{self, Write},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use homelab_common::{clock::Clock, error_chain::Chain, secret::Secret};
+use jiff::Timestamp;
 use ring::hmac;
-use rustic_backend::BackendOptions;
 use rustic_core::{
     CheckOptions, ConfigOptions, Credentials, KeyOptions, OpenStatus, RepositoryOptions,
     RusticError,
@@ -38,36 +46,49 @@ use rustic_core::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use store::Proof;
+
 use super::{
-    Depth, EngineError, Incoming, Intent, Repository, RepositoryError, Snapshot, Stored,
-    Unverified,
-    identity::{Anchor, GuardError, Place},
+    Applied, Depth, EngineError, Forgotten, Incoming, Intent, Part, Probed, PrunePolicy, Pruned,
+    Repository, RepositoryError, RetentionOrder, Scrubbed, Snapshot, Stored, Unverified,
+    identity::{GuardError, Site, Transport},
+    storage::{
+        Storage,
+        access::{Access, Restricted},
+        deadline::{Hung, Threads, Timed},
+        limit::{Bucket, Limited, Sleep},
+    },
 };
 use crate::{
     ids::{Name, RunId, SnapshotId},
     progress::{Progress, Stage},
     stream::{Receipt, hex},
 };
+use chunk::{CHUNK_BYTES, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
+use vault::Vault;
 
-/// Average chunk size for dumps: scattered row updates then grow the repository
-/// by a sixth of what restic's own 1 MiB would, for 4.5 % more on the first run.
-/// Bounds are a quarter and eight times of it, the proportions of restic.
-const CHUNK_BYTES: u64 = 32 * 1024;
-const CHUNK_BYTES_MIN: u64 = CHUNK_BYTES / 4;
-const CHUNK_BYTES_MAX: u64 = CHUNK_BYTES * 8;
+/// How long a call without data may take before its place counts as hanging: a disk
+/// of a NAS that has to spin up first takes ten seconds.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Findings of a check that are given; the rest is only counted.
 const FINDINGS_MAX: usize = 100;
 
-type Open = rustic_core::Repository<OpenStatus>;
+type Engine = rustic_core::Repository<OpenStatus>;
 
 /// A repository in restic's format; see the module.
 pub struct ResticRepository {
     name: Name,
-    place: Place,
+    site: Arc<dyn Site>,
     password: Secret<String>,
     host: String,
     clock: Arc<dyn Clock>,
+    access: Access,
+    threads: Threads,
+    /// Shared by everything that is opened.
+    bucket: Option<Arc<Mutex<Bucket>>>,
+    /// What the last probe found.
+    known: Mutex<Option<place::Known>>,
     /// Deriving the key from the password takes a third of a second; kept after the first time.
     key: Mutex<Option<MasterKey>>,
 }
@@ -77,12 +98,57 @@ impl ResticRepository {
     #[must_use]
     pub fn new(
         name: Name,
-        place: Place,
+        site: impl Site + 'static,
         password: Secret<String>,
         host: String,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { name, place, password, host, clock, key: Mutex::new(None) }
+        Self::at(name, Arc::new(site), password, host, clock)
+    }
+
+    /// The same, in a place that was chosen elsewhere.
+    #[must_use]
+    pub fn at(
+        name: Name,
+        site: Arc<dyn Site>,
+        password: Secret<String>,
+        host: String,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            threads: Threads::new(name.as_str(), DEADLINE),
+            site,
+            name,
+            password,
+            host,
+            clock,
+            access: Access::Full,
+            bucket: None,
+            known: Mutex::new(None),
+            key: Mutex::new(None),
+        }
+    }
+
+    /// Holds it to less than full access.
+    #[must_use]
+    pub fn with_access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Keeps its traffic below so many bytes a second.
+    #[must_use]
+    pub fn with_bandwidth(mut self, bytes_a_second: u64) -> Self {
+        let bucket = Bucket::new(bytes_a_second, self.clock.now());
+        self.bucket = Some(Arc::new(Mutex::new(bucket)));
+        self
+    }
+
+    /// Gives up on its place after so long; data takes longer by its length.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.threads = Threads::new(self.name.as_str(), deadline);
+        self
     }
 
     /// Makes the repository in its existing, empty folder. Never done by itself.
@@ -91,96 +157,154 @@ impl ResticRepository {
     ///
     /// The place is wrong or not empty, or the disk refused.
     pub fn init(&self) -> Result<(), RepositoryError> {
-        let guarded = Guarded { repository: self, anchor: self.place.guard_empty()? };
+        let storage = self.enter_by(|site| site.enter_empty())?;
         let mut options = ConfigOptions::default();
         // The engine's type for sizes is not exported; it can be parsed.
         options.set_chunk_size = format!("{CHUNK_BYTES}B").parse().ok();
         options.set_chunk_min_size = format!("{CHUNK_BYTES_MIN}B").parse().ok();
         options.set_chunk_max_size = format!("{CHUNK_BYTES_MAX}B").parse().ok();
         let credentials = Credentials::password(self.password.expose());
-        guarded
-            .unopened()?
+        self.unopened(&storage)?
             .init(&credentials, &KeyOptions::default(), &options)
-            .map_err(|error| guarded.engine("make a repository", &error))?;
+            .map_err(|error| self.engine("make a repository", &error))?;
+        retention::make_reserve(storage.as_ref())
+            .map_err(|error| self.place("keep a reserve", error))?;
         // Last: half a repository has no identity and is refused everywhere.
-        guarded
-            .anchor
-            .write_identity(self.place.id)
-            .map_err(|error| guarded.failure("write the identity file", error.to_string()))
+        self.site
+            .write_identity(storage.as_ref())
+            .map_err(|error| self.place("write the identity file", error))
     }
 
-    fn guarded(&self) -> Result<Guarded<'_>, GuardError> {
-        Ok(Guarded { repository: self, anchor: self.place.guard()? })
+    fn enter(&self) -> Result<Arc<dyn Storage>, GuardError> {
+        self.enter_by(|site| site.enter())
     }
-}
 
-/// The repository after its guard let us in.
-struct Guarded<'a> {
-    repository: &'a ResticRepository,
-    anchor: Anchor,
-}
+    /// Goes through the guard and gives the storage behind it, with all its layers.
+    fn enter_by(
+        &self,
+        way: impl FnOnce(&dyn Site) -> Result<Arc<dyn Storage>, GuardError> + Send + 'static,
+    ) -> Result<Arc<dyn Storage>, GuardError> {
+        let site = Arc::clone(&self.site);
+        let what = || format!("opening {}", self.site.location());
+        let entered = self.threads.call(what, 0, move || way(site.as_ref()));
+        let storage = entered.map_err(GuardError::Hanging)??;
+        let mut storage: Arc<dyn Storage> = Arc::new(Timed::new(storage, self.threads.clone()));
+        if let Some(bucket) = &self.bucket {
+            let (bucket, clock) = (Arc::clone(bucket), Arc::clone(&self.clock));
+            storage = Arc::new(Limited::new(storage, bucket, clock, Arc::new(Sleep)));
+        }
+        if self.access != Access::Full {
+            storage = Arc::new(Restricted::new(storage, self.access));
+        }
+        Ok(storage)
+    }
 
-impl Guarded<'_> {
-    fn unopened(&self) -> Result<rustic_core::Repository<()>, RepositoryError> {
-        let through = self.anchor.through().display().to_string();
+    fn unopened(
+        &self,
+        storage: &Arc<dyn Storage>,
+    ) -> Result<rustic_core::Repository<()>, RepositoryError> {
         let mut options = RepositoryOptions::default();
-        // A cache would be one more thing that can be stale; the repository is local.
+        // A cache would be one more thing that can be stale.
         options.no_cache = true;
-        BackendOptions::default()
-            .repository(through)
-            .to_backends()
-            .and_then(|backends| rustic_core::Repository::new(&options, &backends))
+        rustic_core::Repository::new(&options, &backend::backends(storage))
             .map_err(|error| self.engine("reach the files", &error))
     }
 
-    fn open(&self) -> Result<Open, RepositoryError> {
-        let known = self.repository.key.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let credentials = known.map_or_else(
-            || Credentials::password(self.repository.password.expose()),
-            Credentials::Masterkey,
-        );
-        let open = self
-            .unopened()?
+    fn open(&self) -> Result<Opened<'_>, RepositoryError> {
+        let storage = self.enter()?;
+        let known = lock(&self.key).clone();
+        let credentials = known
+            .map_or_else(|| Credentials::password(self.password.expose()), Credentials::Masterkey);
+        let engine = self
+            .unopened(&storage)?
             .open(&credentials)
             .map_err(|error| self.engine("open the repository", &error))?;
-        *self.repository.key.lock().unwrap_or_else(PoisonError::into_inner) = Some(open.key());
-        Ok(open)
+        let key = engine.key();
+        let vault = Vault::new(&key).ok_or_else(|| {
+            self.failure("open the repository", "its key is too short".to_owned())
+        })?;
+        *lock(&self.key) = Some(key);
+        Ok(Opened { repository: self, storage, engine, vault })
     }
 
-    /// Our error for the engine's, with the folder's real name in it.
+    /// Our error for the engine's.
     fn engine(&self, action: &'static str, error: &RusticError) -> RepositoryError {
-        let through = self.anchor.through().display().to_string();
-        let real = self.anchor.path().display().to_string();
-        let text = error.display_log().replace(&through, &real);
-        let repository = self.repository.name.clone();
+        if let Some(hung) = Hung::behind(error) {
+            return GuardError::Hanging(hung.clone()).into();
+        }
+        let text = error.display_log();
         let source = EngineError(text.trim_start_matches("Error: ").to_owned());
-        if is_full(error) {
-            RepositoryError::NoRoom { repository, source }
-        } else {
-            RepositoryError::Engine { action, repository, source }
+        let repository = self.name.clone();
+        match kind_behind(error) {
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                RepositoryError::NoRoom { repository, source }
+            }
+            _ => RepositoryError::Engine { action, repository, source },
+        }
+    }
+
+    fn engine_result<T>(
+        &self,
+        outcome: Result<T, Box<RusticError>>,
+        action: &'static str,
+    ) -> Result<T, RepositoryError> {
+        outcome.map_err(|error| self.engine(action, &error))
+    }
+
+    /// Our error for the storage's.
+    fn place(&self, action: &'static str, error: io::Error) -> RepositoryError {
+        if let Some(hung) = Hung::behind(&error) {
+            return GuardError::Hanging(hung.clone()).into();
+        }
+        let source = EngineError(Chain(&error).to_string());
+        let repository = self.name.clone();
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                RepositoryError::NoRoom { repository, source }
+            }
+            io::ErrorKind::InvalidData => RepositoryError::Damaged { repository, source },
+            _ => RepositoryError::Engine { action, repository, source },
         }
     }
 
     fn failure(&self, action: &'static str, text: String) -> RepositoryError {
-        let repository = self.repository.name.clone();
+        let repository = self.name.clone();
         RepositoryError::Engine { action, repository, source: EngineError(text) }
     }
 
     fn mismatch(&self, file: &str, detail: String) -> RepositoryError {
-        let repository = self.repository.name.clone();
+        let repository = self.name.clone();
         RepositoryError::Mismatch { file: file.to_owned(), repository, detail }
+    }
+
+    fn elapsed_since(&self, intent: &Intent) -> Duration {
+        Duration::try_from(self.clock.now().duration_since(intent.taken_at)).unwrap_or_default()
+    }
+}
+
+/// The repository after its guard let us in and its password opened it.
+struct Opened<'a> {
+    repository: &'a ResticRepository,
+    storage: Arc<dyn Storage>,
+    engine: Engine,
+    vault: Vault,
+}
+
+impl Opened<'_> {
+    fn storage(&self) -> &dyn Storage {
+        self.storage.as_ref()
     }
 
     /// Every snapshot, whoever made it. One that somebody removes between the listing
     /// and the reading is no longer there, and no error.
-    fn all(&self, open: &Open) -> Result<Vec<SnapshotFile>, RepositoryError> {
-        let failed = |error: Box<RusticError>| self.engine("read the snapshots", &error);
+    fn all(&self) -> Result<Vec<SnapshotFile>, RepositoryError> {
+        let failed = |error: Box<RusticError>| self.repository.engine("read the snapshots", &error);
         let mut all = Vec::new();
-        for id in open.list::<EngineId>().map_err(failed)? {
-            match open.get_file::<SnapshotFile>(&id) {
+        for id in self.engine.list::<EngineId>().map_err(failed)? {
+            match self.engine.get_file::<SnapshotFile>(&id) {
                 Ok(file) => all.push(SnapshotFile { id, ..file }),
                 Err(error) => {
-                    if open.list::<EngineId>().map_err(failed)?.any(|listed| listed == id) {
+                    if self.engine.list::<EngineId>().map_err(failed)?.any(|listed| listed == id) {
                         return Err(failed(error));
                     }
                 }
@@ -189,43 +313,41 @@ impl Guarded<'_> {
         Ok(all)
     }
 
-    fn find(&self, open: &Open, id: &SnapshotId) -> Result<SnapshotFile, RepositoryError> {
-        let mut all = self.all(open)?;
+    /// Snapshots in quarantine, with the date of their marks.
+    fn marks(&self) -> Result<BTreeMap<String, Timestamp>, RepositoryError> {
+        quarantine::marks(self.storage(), &self.vault)
+            .map_err(|error| self.repository.place("read what was forgotten", error))
+    }
+
+    /// Index, trees and sizes.
+    fn check(&self, progress: &Progress) -> Result<Vec<String>, RepositoryError> {
+        self.check_with(CheckOptions::default(), progress)
+    }
+
+    fn check_with(
+        &self,
+        options: CheckOptions,
+        progress: &Progress,
+    ) -> Result<Vec<String>, RepositoryError> {
+        progress.enter(Stage::Checking, None);
+        let trees = self.all()?.into_iter().map(|file| file.tree).collect();
+        let checked = self.engine.check_with_trees(options, trees);
+        let results = self.repository.engine_result(checked, "check the repository")?;
+        if results.is_ok().is_ok() {
+            return Ok(Vec::new());
+        }
+        // The type of the severity is not exported; its name is.
+        let errors = results.0.iter().filter(|(severity, _)| format!("{severity:?}") == "Error");
+        Ok(errors.map(|(_, finding)| finding.to_string()).take(FINDINGS_MAX).collect())
+    }
+
+    fn find(&self, id: &SnapshotId) -> Result<SnapshotFile, RepositoryError> {
+        let mut all = self.all()?;
         all.retain(|file| file.id.to_hex().as_str() == id.as_str());
         all.pop().ok_or_else(|| RepositoryError::NoSnapshot {
             id: id.to_string(),
             repository: self.repository.name.clone(),
         })
-    }
-
-    fn discard(&self, run: RunId) -> Result<usize, RepositoryError> {
-        let ours = record::run_tag(run);
-        let open = self.open()?;
-        let ids: Vec<_> = self
-            .all(&open)?
-            .iter()
-            .filter(|file| record::is_unverified(file) && file.tags.contains(&ours))
-            .map(|file| file.id)
-            .collect();
-        open.delete_snapshots(&ids)
-            .map_err(|error| self.engine("remove what was not proved", &error))?;
-        Ok(ids.len())
-    }
-
-    /// Best effort: what stays is invisible, and the sweeper comes later.
-    fn clear_up(&self, run: RunId) {
-        if let Err(error) = self.discard(run) {
-            tracing::warn!(
-                repository = %self.repository.name, %run, error = %Chain(&error),
-                "could not remove an unverified snapshot; it stays invisible and is swept later"
-            );
-        }
-    }
-
-    fn flush(&self) -> Result<(), RepositoryError> {
-        self.anchor
-            .flush()
-            .map_err(|error| self.failure("make the snapshot durable", error.to_string()))
     }
 }
 
@@ -235,16 +357,14 @@ impl Repository for ResticRepository {
     }
 
     fn guard(&self) -> Result<(), GuardError> {
-        self.place.guard().map(drop)
+        self.enter().map(drop)
     }
 
     fn store(&self, intent: &Intent, files: Vec<Incoming>) -> Result<Stored, RepositoryError> {
-        let guarded = self.guarded()?;
-        let stored = archive::store(&guarded, intent, files);
-        if stored.is_err() {
-            guarded.clear_up(intent.run);
-        }
-        stored
+        let opened = self.open()?;
+        opened.require_storing_access()?;
+        opened.require_safe_place()?;
+        store::store(&opened, intent, files)
     }
 
     fn publish(
@@ -253,42 +373,40 @@ impl Repository for ResticRepository {
         progress: &Progress,
         cancel: &CancellationToken,
     ) -> Result<Snapshot, RepositoryError> {
-        // From the path again: the mount may have gone meanwhile.
-        let guarded = self.guarded()?;
-        let snapshot = archive::publish(&guarded, stored, progress, cancel);
-        // The unverified forms go in either case; after success they are only clutter.
-        guarded.clear_up(stored.intent.run);
-        snapshot
+        store::publish(&self.open()?, stored, progress, cancel)
     }
 
     fn snapshots(&self) -> Result<Vec<Snapshot>, RepositoryError> {
-        let guarded = self.guarded()?;
-        let mut snapshots: Vec<_> =
-            guarded.all(&guarded.open()?)?.iter().filter_map(record::to_snapshot).collect();
+        let opened = self.open()?;
+        let (marks, all) = (opened.marks()?, opened.all()?);
+        let mut snapshots: Vec<_> = all.iter().filter_map(record::to_snapshot).collect();
+        snapshots.retain(|snapshot| !marks.contains_key(snapshot.id.as_str()));
         snapshots.sort_by_key(|snapshot| Reverse((snapshot.taken_at, snapshot.run)));
         Ok(snapshots)
     }
 
     fn unverified(&self) -> Result<Vec<Unverified>, RepositoryError> {
-        let guarded = self.guarded()?;
-        Ok(guarded.all(&guarded.open()?)?.iter().filter_map(record::to_unverified).collect())
+        Ok(self.open()?.all()?.iter().filter_map(record::to_unverified).collect())
     }
 
     fn discard(&self, run: RunId) -> Result<usize, RepositoryError> {
-        self.guarded()?.discard(run)
+        let ours = record::run_tag(run);
+        let opened = self.open()?;
+        let ids: Vec<_> = opened
+            .all()?
+            .iter()
+            .filter(|file| record::is_unverified(file) && file.tags.contains(&ours))
+            .map(|file| file.id)
+            .collect();
+        opened
+            .engine
+            .delete_snapshots(&ids)
+            .map_err(|error| self.engine("remove what was not proved", &error))?;
+        Ok(ids.len())
     }
 
-    fn forget(&self, ids: &[SnapshotId]) -> Result<usize, RepositoryError> {
-        let guarded = self.guarded()?;
-        let open = guarded.open()?;
-        let files = guarded.all(&open)?;
-        let wanted = |file: &&SnapshotFile| {
-            record::to_snapshot(file).is_some_and(|snapshot| ids.contains(&snapshot.id))
-        };
-        let found: Vec<_> = files.iter().filter(wanted).map(|file| file.id).collect();
-        open.delete_snapshots(&found)
-            .map_err(|error| guarded.engine("remove a snapshot", &error))?;
-        Ok(found.len())
+    fn remove(&self, ids: &[SnapshotId]) -> Result<usize, RepositoryError> {
+        self.open()?.remove(ids)
     }
 
     fn read(
@@ -298,53 +416,87 @@ impl Repository for ResticRepository {
         sink: &mut dyn Write,
         cancel: &CancellationToken,
     ) -> Result<Receipt, RepositoryError> {
-        archive::read(&self.guarded()?, id, path, sink, cancel)
+        read::read(&self.open()?, id, path, sink, cancel)
     }
 
     fn check(&self, depth: Depth, progress: &Progress) -> Result<Vec<String>, RepositoryError> {
-        let guarded = self.guarded()?;
-        progress.enter(Stage::Checking, None);
-        let options = CheckOptions::default().read_data(depth == Depth::Data);
-        let open = guarded.open()?;
-        let trees = guarded.all(&open)?.into_iter().map(|file| file.tree).collect();
-        let results = open
-            .check_with_trees(options, trees)
-            .map_err(|error| guarded.engine("check the repository", &error))?;
-        if results.is_ok().is_ok() {
-            return Ok(Vec::new());
-        }
-        // The type of the severity is not exported; its name is.
-        let errors = results.0.iter().filter(|(severity, _)| format!("{severity:?}") == "Error");
-        Ok(errors.map(|(_, finding)| finding.to_string()).take(FINDINGS_MAX).collect())
+        self.open()?.check_with(CheckOptions::default().read_data(depth == Depth::Data), progress)
+    }
+
+    fn forgotten(&self) -> Result<Vec<Forgotten>, RepositoryError> {
+        self.open()?.forgotten()
+    }
+
+    fn apply(&self, order: &RetentionOrder, now: Timestamp) -> Result<Applied, RepositoryError> {
+        self.open()?.apply(order, now)
+    }
+
+    fn prune(
+        &self,
+        policy: &PrunePolicy,
+        now: Timestamp,
+        progress: &Progress,
+    ) -> Result<Pruned, RepositoryError> {
+        self.open()?.prune(policy, now, progress)
+    }
+
+    fn prune_outlook(&self, policy: &PrunePolicy) -> Result<Pruned, RepositoryError> {
+        self.open()?.prune_outlook(policy)
+    }
+
+    fn scrub(
+        &self,
+        part: Part,
+        progress: &Progress,
+        cancel: &CancellationToken,
+    ) -> Result<Scrubbed, RepositoryError> {
+        scrub::scrub(&self.open()?, part, progress, cancel)
+    }
+
+    fn probe(&self) -> Result<Probed, RepositoryError> {
+        self.open()?.probe()
+    }
+
+    fn probed(&self) -> Option<Probed> {
+        lock(&self.known).as_ref().map(|known| known.probed.clone())
+    }
+
+    fn scrubbed_at(&self) -> Result<Option<Timestamp>, RepositoryError> {
+        scrub::complete_since(&self.open()?)
+    }
+
+    fn transport(&self) -> Transport {
+        self.site.transport()
+    }
+
+    fn access(&self) -> Access {
+        self.access
     }
 
     fn available_bytes(&self) -> Result<u64, GuardError> {
-        self.place.guard()?.available_bytes()
+        let available = self.enter()?.available_bytes();
+        let available = available.map_err(|error| self.site.unreachable(error))?;
+        Ok(available.unwrap_or(u64::MAX))
     }
 
     fn is_writable(&self) -> Result<bool, GuardError> {
-        self.place.guard()?.is_writable()
+        let writable = self.enter()?.is_writable();
+        writable.map_err(|error| self.site.unreachable(error))
     }
 
     fn stored_bytes(&self) -> Result<u64, RepositoryError> {
-        let guarded = self.guarded()?;
-        let files = guarded
+        let files = self
             .open()?
+            .engine
             .infos_files()
-            .map_err(|error| guarded.engine("measure the repository", &error))?;
+            .map_err(|error| self.engine("measure the repository", &error))?;
         Ok(files.repo.iter().map(|info| info.size).sum())
     }
 
     fn derived_key(&self, purpose: &str) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.password.expose().as_bytes());
-        let tag = hmac::sign(&key, format!("{}\n{purpose}", self.place.id).as_bytes());
+        let tag = hmac::sign(&key, format!("{}\n{purpose}", self.site.id()).as_bytes());
         hex(tag.as_ref())
-    }
-}
-
-impl ResticRepository {
-    fn elapsed_since(&self, intent: &Intent) -> Duration {
-        Duration::try_from(self.clock.now().duration_since(intent.taken_at)).unwrap_or_default()
     }
 }
 
@@ -352,20 +504,24 @@ impl fmt::Debug for ResticRepository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResticRepository")
             .field("name", &self.name)
-            .field("place", &self.place)
+            .field("site", &self.site)
+            .field("access", &self.access)
             .finish_non_exhaustive()
     }
 }
 
-fn is_full(error: &RusticError) -> bool {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What kind of I/O error is behind an error of the engine.
+fn kind_behind(error: &RusticError) -> Option<io::ErrorKind> {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
-        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        if matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
-        {
-            return true;
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Some(error.kind());
         }
         next = error.source();
     }
-    false
+    None
 }

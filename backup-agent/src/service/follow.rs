@@ -15,6 +15,7 @@ use crate::{
     failure::Failure,
     ids::RunId,
     progress::Step,
+    repository::Pruned,
     restore::Restored,
     runs::{Copied, End, Ended, Watched},
     verify::Verification,
@@ -35,6 +36,7 @@ pub(super) enum Event<'e> {
     Progress(Step),
     Backup(&'e Backed),
     Verification(&'e Verification),
+    Prune(&'e Pruned),
     Restore(&'e Restored),
     Drill(&'e Report),
     Copy(&'e Copied),
@@ -60,6 +62,7 @@ impl<'e> From<&'e End> for Event<'e> {
         match end {
             End::Backup(backed) => Self::Backup(backed),
             End::Verification(found) => Self::Verification(found),
+            End::Prune(pruned) => Self::Prune(pruned),
             End::Restore(restored) => Self::Restore(restored),
             End::Drill(report) => Self::Drill(report),
             End::Copy(copied) => Self::Copy(copied),

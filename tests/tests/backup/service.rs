@@ -7,7 +7,6 @@ use homelab_backup_agent::{
     config::Config,
     journal::{Entry, Journal, Work},
     offline,
-    repository::Repository,
     restore::Place,
     stream::Sha256,
 };
@@ -300,8 +299,6 @@ async fn what_is_refused_says_why_by_a_stable_reason() {
 async fn a_restarted_daemon_clears_up_after_the_runs_that_died_with_it() {
     let (source, nas, bench) = (seeded(), cluster("nas"), Bench::new());
     let run = new_run();
-    let files = vec![incoming("database.sql", vec![b'x'; 100_000])];
-    bench.repository.store(&intent(run), files).expect("stored");
     let state = bench.folder.path().join("state");
     fs::create_dir_all(state.join("scratch")).expect("a folder");
     fs::write(state.join("scratch/pgpass"), "secret").expect("a file");
@@ -312,10 +309,9 @@ async fn a_restarted_daemon_clears_up_after_the_runs_that_died_with_it() {
 
     let served = Served::start(&bench, &source, &nas).await;
     assert_eq!(fs::read_dir(state.join("scratch")).expect("a folder").count(), 0);
-    let repository = Arc::clone(&bench.repository);
     let swept = move || {
         wait_until("the dead run is swept", || {
-            repository.unverified().expect("a listing").is_empty()
+            Journal::open(&state).expect("a journal").entries().is_empty()
         });
     };
     tokio::task::spawn_blocking(swept).await.expect("swept");

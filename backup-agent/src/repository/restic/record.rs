@@ -6,10 +6,7 @@
 use std::{str::FromStr, time::Duration};
 
 use jiff::{Timestamp, tz::TimeZone};
-use rustic_core::{
-    StringList,
-    repofile::{SnapshotFile, SnapshotSummary},
-};
+use rustic_core::{StringList, repofile::SnapshotFile};
 use serde::{Deserialize, Serialize};
 
 use super::super::{Intent, Snapshot, SourceKind, Stored, StoredFile, Summary, Unverified};
@@ -18,6 +15,7 @@ use crate::ids::{Name, RunId, SnapshotId};
 /// On every snapshot of ours; whatever lacks it is not ours to show or remove.
 const OURS: &str = "homelab";
 const VERIFIED: &str = "verified";
+/// Of earlier versions, which published in two steps.
 const UNVERIFIED: &str = "unverified";
 const RUN: &str = "run=";
 const KIND: &str = "kind=";
@@ -39,36 +37,34 @@ pub(super) fn run_tag(run: RunId) -> String {
     format!("{RUN}{run}")
 }
 
-/// A snapshot that is about to be written, unverified.
-pub(super) fn unverified(intent: &Intent, host: &str) -> SnapshotFile {
+/// A snapshot of ours that has no description yet.
+pub(super) fn unnamed(intent: &Intent, host: &str) -> SnapshotFile {
     SnapshotFile {
         time: intent.taken_at.to_zoned(TimeZone::UTC),
         hostname: host.to_owned(),
         label: intent.backup.to_string(),
-        tags: tags(UNVERIFIED, intent),
+        tags: tags(VERIFIED, intent),
         ..SnapshotFile::default()
     }
 }
 
-/// Makes the proved form of an unverified snapshot.
+/// Describes it, now that it is proved.
 pub(super) fn verify(
     file: &mut SnapshotFile,
     stored: &Stored,
     (verified_at, elapsed): (Timestamp, Duration),
 ) -> serde_json::Result<()> {
+    let mut summary = stored.summary.clone();
+    summary.warnings.extend_from_slice(&stored.warnings);
     let record = Record {
         kind: stored.intent.kind,
         verified_at,
         elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         added_bytes: stored.added_bytes,
         files: stored.files.clone(),
-        summary: stored.summary.clone(),
+        summary,
     };
-    file.tags = tags(VERIFIED, &stored.intent);
     file.description = Some(serde_json::to_string(&record)?);
-    // What plain restic shows as processed and added should be the run's, not the read-back's.
-    let summary = file.summary.get_or_insert_with(SnapshotSummary::default);
-    summary.data_added_packed = stored.added_bytes;
     Ok(())
 }
 
