@@ -187,7 +187,7 @@ impl Backups {
 
     /// Hosts of backups whose agent does not answer, and why.
     fn silent(&self, site: &Site) -> BTreeMap<homelab_domain::ids::HostName, String> {
-        let hosts = site.backups().iter().map(|backup| &backup.host);
+        let hosts = site.backups().iter().flat_map(|backup| [&backup.host, backup.drilled_on()]);
         hosts
             .filter_map(|host| Some((host.clone(), self.0.parts.agents.answers(host).err()?)))
             .collect()

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    ids::{BackupName, HostName, RunId},
+    drill::DrillAge,
+    ids::{BackupName, HostName, RepositoryName, RunId},
     reason::Failure,
 };
 
@@ -204,6 +205,12 @@ pub struct RunSpec {
     pub scheduled_for: Option<Timestamp>,
     /// Snapshot that a drill was asked to restore; none takes the newest verified one.
     pub snapshot_id: Option<String>,
+    /// Repository that a drill restores from; none takes the backup's own.
+    pub repository: Option<RepositoryName>,
+    /// The age that a drill's snapshot was picked for; none when a person named it.
+    pub drill_age: Option<DrillAge>,
+    /// What a reader must know of how it came about, for people.
+    pub notes: Vec<String>,
 }
 
 /// One execution of a backup or drill.

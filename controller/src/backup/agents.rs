@@ -27,6 +27,8 @@ pub struct Order {
     pub snapshot_id: Option<String>,
     /// Where to drill; none takes the backup's own target.
     pub target: Option<DrillTargetName>,
+    /// Repository to drill from; none takes the backup's own, as the agent declares it.
+    pub repository: Option<RepositoryName>,
 }
 
 impl Order {
@@ -42,6 +44,7 @@ impl Order {
             kind: spec.kind,
             snapshot_id: spec.snapshot_id.clone(),
             target: if spec.kind == RunKind::Drill { drill_target() } else { None },
+            repository: spec.repository.clone(),
         }
     }
 }

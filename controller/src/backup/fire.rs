@@ -8,23 +8,28 @@ use std::{
 
 use async_trait::async_trait;
 use homelab_domain::{
+    drill::{self, Drillable, Drilled, Picked},
     ids::RunId,
-    run::{RunSpec, RunTrigger},
-    site::Site,
+    run::{RunKind, RunOutcome, RunSpec, RunState, RunTrigger},
+    site::{Backup, Site},
 };
-use homelab_store::{ScheduleKey, Started, StoreError};
+use homelab_store::{PageRequest, RunFilter, ScheduleKey, SeenState, Started, StoreError, Tx};
 use jiff::Timestamp;
 use tracing::info;
 
 use super::{
     Backups,
-    plan::{Decision, Observed, plan, schedules},
+    plan::{Decision, Observed, host_of, plan, schedules},
+    start::drilled_from,
 };
 use crate::{
     app::Change,
     audit,
     task::{BackgroundTask, Done, Outcome},
 };
+
+/// Drills that are looked at to find the age that has waited longest.
+const DRILLS_LOOKED_AT: u32 = 50;
 
 /// Who starts the runs of schedules.
 pub(super) const SCHEDULE: &str = "schedule";
@@ -78,8 +83,8 @@ impl BackgroundTask for FireSchedules {
                 Decision::Hold { because, .. } => {
                     waiting.push(format!("{} of `{}`: {}", key.kind, key.backup, because.message));
                 }
-                Decision::Start { trigger, scheduled_for, why } => {
-                    let firing = Firing { key: &key, trigger, scheduled_for, why: &why };
+                Decision::Start { trigger, scheduled_for, why, notes } => {
+                    let firing = Firing { key: &key, trigger, scheduled_for, why: &why, notes };
                     if backups.fire(&site, now, firing).await? {
                         started.push(format!("started {} of `{}`: {why}", key.kind, key.backup));
                     }
@@ -92,12 +97,13 @@ impl BackgroundTask for FireSchedules {
 }
 
 /// A schedule whose time has come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Firing<'a> {
     key: &'a ScheduleKey,
     trigger: RunTrigger,
     scheduled_for: Timestamp,
     why: &'a str,
+    notes: Vec<String>,
 }
 
 impl Backups {
@@ -113,8 +119,8 @@ impl Backups {
             observed.records.insert(record.key.clone(), record);
         }
         for run in tx.runs().newest().await? {
-            let key = ScheduleKey { backup: run.spec.backup, kind: run.spec.kind };
-            observed.ever_run.insert(key);
+            let key = ScheduleKey { backup: run.spec.backup.clone(), kind: run.spec.kind };
+            observed.last.insert(key, run);
         }
         for run in tx.runs().open().await? {
             observed.open.insert(ScheduleKey { backup: run.spec.backup, kind: run.spec.kind });
@@ -163,18 +169,25 @@ impl Backups {
         let Some(backup) = site.backup(&key.backup) else { return Ok(false) };
         let parts = self.parts();
         let id = homelab_common::chance::uuid_v7(parts.clock.as_ref(), parts.chance.as_ref());
+        let mut tx = parts.store.begin().await?;
+        let picked = match key.kind {
+            RunKind::Backup => None,
+            RunKind::Drill => pick_drill(tx.as_mut(), backup, now).await?,
+        };
         let spec = RunSpec {
             id: RunId::from(id),
             backup: key.backup.clone(),
-            host: backup.host.clone(),
+            host: host_of(backup, key.kind).clone(),
             kind: key.kind,
             trigger: firing.trigger,
             started_by: SCHEDULE.to_owned(),
             started_at: now,
             scheduled_for: Some(firing.scheduled_for),
-            snapshot_id: None,
+            snapshot_id: picked.as_ref().map(|picked| picked.snapshot_id.clone()),
+            repository: drilled_from(backup, key.kind),
+            drill_age: picked.map(|picked| picked.age),
+            notes: firing.notes,
         };
-        let mut tx = parts.store.begin().await?;
         tx.leadership().require(parts.lease.token()).await?;
         if !tx.schedules().fired(key, firing.scheduled_for).await? {
             return Ok(false);
@@ -192,4 +205,29 @@ impl Backups {
         parts.events.tell(Change::Audit);
         Ok(true)
     }
+}
+
+/// The snapshot that is drilled next: see [`drill::pick`]. None leaves it to the agent, which takes
+/// the newest.
+async fn pick_drill(
+    tx: &mut dyn Tx,
+    backup: &Backup,
+    now: Timestamp,
+) -> Result<Option<Picked>, StoreError> {
+    let seen = tx.snapshots().of(&backup.name).await?.into_iter();
+    let seen = seen.filter(|one| one.repository == *backup.drilled_from());
+    let drillable = seen.filter(|one| one.state == SeenState::Present).map(|one| Drillable {
+        id: one.id,
+        sequence: one.sequence,
+        taken_at: one.taken_at,
+    });
+    let filter = RunFilter { backup: Some(backup.name.clone()), kind: Some(RunKind::Drill) };
+    let drills = tx.runs().list(&filter, &PageRequest::first(DRILLS_LOOKED_AT)).await?;
+    let made = drills.items.into_iter().filter_map(|run| match run.state {
+        RunState::Ended { at, outcome: RunOutcome::Drilled(_) } => {
+            Some(Drilled { age: run.spec.drill_age?, at })
+        }
+        _ => None,
+    });
+    Ok(drill::pick(now, &drillable.collect::<Vec<_>>(), &made.collect::<Vec<_>>()))
 }

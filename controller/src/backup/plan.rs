@@ -8,18 +8,17 @@ use std::{
 use homelab_domain::{
     ids::{BackupName, HostName},
     reason::{Because, Reason},
-    run::{RunKind, RunTrigger},
+    run::{Run, RunKind, RunStateKind, RunTrigger},
     schedule::{Due, History, Hold, Missed, Policy, Schedule},
-    site::{Backup, ExpectedPower, Site},
+    site::{Backup, ExpectedPower, Site, Window},
     text,
 };
 use homelab_store::{ScheduleKey, ScheduleRecord};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use ring::digest::{SHA256, digest};
 
-/// Schedules fire at most this much after the time that they name, each by its own amount, so that
-/// a dozen backups at 02:00 do not all begin in the same second.
-const JITTER_MAX: Duration = Duration::from_secs(20);
+/// A run of another backup belongs to the same round when its time lies at most this long before.
+const ROUND_MAX: SignedDuration = SignedDuration::from_hours(24);
 
 /// What is known of schedules and runs, all as of one moment.
 #[derive(Clone, Debug, Default)]
@@ -28,8 +27,8 @@ pub struct Observed {
     pub records: BTreeMap<ScheduleKey, ScheduleRecord>,
     /// Runs that have not ended.
     pub open: BTreeSet<ScheduleKey>,
-    /// Whatever has run at least once.
-    pub ever_run: BTreeSet<ScheduleKey>,
+    /// The newest run of whatever has run at least once.
+    pub last: BTreeMap<ScheduleKey, Run>,
     /// Backups that have something to drill.
     pub restorable: BTreeSet<BackupName>,
     /// Hosts whose backup-agent does not answer, and why.
@@ -61,6 +60,8 @@ pub enum Decision {
         scheduled_for: Timestamp,
         /// The same in a sentence.
         why: String,
+        /// What else a reader of the run must know, a sentence each.
+        notes: Vec<String>,
     },
     /// It is due, and something keeps it.
     Hold {
@@ -76,10 +77,9 @@ pub enum Decision {
 pub fn plan(now: Timestamp, site: &Site, observed: &Observed) -> Vec<Planned> {
     let mut all = Vec::new();
     for backup in site.backups() {
-        let power = site.host(&backup.host).map(|host| host.expected_power).unwrap_or_default();
         for (kind, schedule) in schedules(backup) {
             let key = ScheduleKey { backup: backup.name.clone(), kind };
-            let decision = decide(now, backup, &key, schedule, power, observed);
+            let decision = decide(now, site, backup, &key, schedule, observed);
             all.push(Planned { key, decision });
         }
     }
@@ -94,21 +94,24 @@ pub fn schedules(backup: &Backup) -> impl Iterator<Item = (RunKind, &Schedule)> 
 
 fn decide(
     now: Timestamp,
+    site: &Site,
     backup: &Backup,
     key: &ScheduleKey,
     schedule: &Schedule,
-    power: ExpectedPower,
     observed: &Observed,
 ) -> Decision {
     let record = observed.records.get(key);
-    if record.is_some_and(|record| record.paused.is_some()) {
-        return Decision::Wait { next: None };
+    let paused = record.and_then(|record| record.paused.as_ref());
+    if let Some(paused) = paused.filter(|paused| paused.lasts(now)) {
+        return Decision::Wait { next: paused.until.and_then(|until| schedule.next_after(until)) };
     }
+    // A pause that has ended by itself makes up for as little as one that was ended.
+    let resumed_at = paused.and_then(|paused| paused.until);
     let history = History {
-        last_fired_for: record.and_then(|record| record.last_fired_for),
+        last_fired_for: record.and_then(|record| record.last_fired_for).max(resumed_at),
         known_since: record.map_or(now, |record| record.known_since),
     };
-    let policy = Policy { jitter: jitter(key), ..Policy::default() };
+    let policy = Policy { jitter: jitter(backup, key), ..Policy::default() };
     let (trigger, scheduled_for, since, why) = match schedule.due(now, history, policy, Hold::None)
     {
         Due::Nothing { .. } if is_first_drill(key, observed) => {
@@ -124,16 +127,89 @@ fn decide(
             (RunTrigger::CatchUp, missed.newest, missed.oldest, made_up_for(schedule, missed))
         }
     };
-    match obstacle(backup, key, power, observed) {
-        Some(because) => Decision::Hold { because, since },
-        None => Decision::Start { trigger, scheduled_for, why },
+    if let Some(because) = obstacle(now, site, backup, key, observed) {
+        return Decision::Hold { because, since };
     }
+    let mut notes = Vec::new();
+    for name in backup.after.iter().filter(|_| key.kind == RunKind::Backup) {
+        match before(now, site, backup, name, scheduled_for, observed) {
+            Before::Served => {}
+            Before::Waits(message) => {
+                let because = Because::new(Reason::WAITS_FOR_DEPENDENCY, message);
+                return Decision::Hold { because, since };
+            }
+            Before::Missing(note) => notes.push(note),
+        }
+    }
+    Decision::Start { trigger, scheduled_for, why, notes }
+}
+
+/// What became of a backup that comes before another.
+enum Before {
+    /// Its run of this round ended well, or it has none.
+    Served,
+    /// Its run of this round is still to come.
+    Waits(String),
+    /// It came to nothing, or was waited for long enough; the other runs all the same.
+    Missing(String),
+}
+
+/// Whether `backup`, due at `scheduled_for`, need not wait for `name` any more. A failure before it
+/// does not keep it: half of a state is more than nothing, and the run says what it lacks.
+fn before(
+    now: Timestamp,
+    site: &Site,
+    backup: &Backup,
+    name: &BackupName,
+    scheduled_for: Timestamp,
+    observed: &Observed,
+) -> Before {
+    let Some(first) = site.backup(name) else { return Before::Served };
+    let key = ScheduleKey { backup: name.clone(), kind: RunKind::Backup };
+    let record = observed.records.get(&key);
+    let begun = scheduled_for.checked_sub(ROUND_MAX).unwrap_or(Timestamp::MIN);
+    let begun = record.map_or(begun, |record| begun.max(record.known_since));
+    let Some(round) = first.schedule.newest_in(begun, scheduled_for) else { return Before::Served };
+    if observed.open.contains(&key) {
+        return Before::Waits(format!("waits for the run of `{name}` that goes on"));
+    }
+    let last = observed.last.get(&key).filter(|run| {
+        run.spec.started_at >= round || run.spec.scheduled_for.is_some_and(|at| at >= round)
+    });
+    if let Some(run) = last {
+        return match run.state.kind() {
+            RunStateKind::Succeeded => Before::Served,
+            state => Before::Missing(format!(
+                "`{name}` comes before it and has {state}: {}",
+                run.spec.id
+            )),
+        };
+    }
+    let paused = record.and_then(|record| record.paused.as_ref());
+    if paused.is_some_and(|paused| paused.lasts(now)) {
+        return Before::Missing(format!("`{name}` comes before it and is paused"));
+    }
+    // What nothing keeps for long begins in a moment; anything else is waited for as long as `backup`
+    // may be late. No backup comes before itself, so that this ends.
+    let begins = match decide(now, site, first, &key, &first.schedule, observed) {
+        Decision::Start { .. } => true,
+        Decision::Hold { because, .. } => {
+            [Reason::MAINTENANCE, Reason::WAITS_FOR_DEPENDENCY].contains(&because.reason)
+        }
+        Decision::Wait { .. } => false,
+    };
+    let late = Duration::try_from(now.duration_since(scheduled_for)).unwrap_or_default();
+    if begins || late <= backup.grace {
+        return Before::Waits(format!("waits for `{name}`, which comes before it"));
+    }
+    let round = first.schedule.zone().local(round);
+    Before::Missing(format!("`{name}` comes before it and has not run for {round}"))
 }
 
 /// The first drill does not wait for its time: a snapshot that nobody has ever restored is a hope.
 fn is_first_drill(key: &ScheduleKey, observed: &Observed) -> bool {
     key.kind == RunKind::Drill
-        && !observed.ever_run.contains(key)
+        && !observed.last.contains_key(key)
         && observed.restorable.contains(&key.backup)
 }
 
@@ -144,11 +220,17 @@ fn made_up_for(schedule: &Schedule, missed: Missed) -> String {
 
 /// What keeps a run that is due.
 fn obstacle(
+    now: Timestamp,
+    site: &Site,
     backup: &Backup,
     key: &ScheduleKey,
-    power: ExpectedPower,
     observed: &Observed,
 ) -> Option<Because> {
+    if let Some((window, until)) = open_window(now, site, backup) {
+        let until = backup.schedule.zone().local(until).strftime("%Y-%m-%d %H:%M");
+        let message = format!("maintenance window `{}` is open until {until}", window.name);
+        return Some(Because::new(Reason::MAINTENANCE, message));
+    }
     let sibling = |kind| ScheduleKey { backup: key.backup.clone(), kind };
     let goes_on = |what: &str| Some(Because::new(in_progress(), format!("{what} goes on")));
     if observed.open.contains(key) {
@@ -164,14 +246,16 @@ fn obstacle(
         let message = "there is no verified snapshot to restore yet";
         return Some(Because::new(Reason::NEVER_BACKED_UP, message));
     }
-    let why = observed.silent.get(&backup.host)?;
+    let host = host_of(backup, key.kind);
+    let why = observed.silent.get(host)?;
+    let power = site.host(host).map(|host| host.expected_power).unwrap_or_default();
     Some(match power {
         ExpectedPower::On => {
-            let message = format!("the backup-agent of `{}` does not answer: {why}", backup.host);
+            let message = format!("the backup-agent of `{host}` does not answer: {why}");
             Because::new(Reason::HOST_UNREACHABLE, message)
         }
         ExpectedPower::OnDemand => {
-            let message = format!("`{}` is off until needed; wake it by hand", backup.host);
+            let message = format!("`{host}` is off until needed; wake it by hand");
             Because::new(Reason::EXPECTED_ASLEEP, message)
         }
     })
@@ -188,123 +272,39 @@ pub(super) fn word(reason: &'static str) -> Reason {
     Reason::try_new(reason).expect("upper snake case")
 }
 
-/// By how much this schedule is late, always the same: a draw that survives restarts without being
+/// The host that runs or drills a backup.
+#[must_use]
+pub fn host_of(backup: &Backup, kind: RunKind) -> &HostName {
+    match kind {
+        RunKind::Backup => &backup.host,
+        RunKind::Drill => backup.drilled_on(),
+    }
+}
+
+/// The window that holds a backup now and ends last.
+#[must_use]
+pub fn open_window<'a>(
+    now: Timestamp,
+    site: &'a Site,
+    backup: &Backup,
+) -> Option<(&'a Window, Timestamp)> {
+    let windows = site.windows().iter().filter(|window| window.holds(&backup.name));
+    windows
+        .filter_map(|window| Some((window, window.open_until(now)?)))
+        .max_by_key(|(_, until)| *until)
+}
+
+/// By how much a schedule is late, always the same: a draw that survives restarts without being
 /// stored.
-fn jitter(key: &ScheduleKey) -> Duration {
+#[must_use]
+pub fn jitter(backup: &Backup, key: &ScheduleKey) -> Duration {
     let hash = digest(&SHA256, format!("{}/{}", key.backup, key.kind).as_bytes());
-    let first = hash.as_ref().first().copied().unwrap_or_default();
-    JITTER_MAX.mul_f64(f64::from(first) / f64::from(u8::MAX))
+    let mut first = [0; 4];
+    for (to, from) in first.iter_mut().zip(hash.as_ref()) {
+        *to = *from;
+    }
+    backup.jitter.mul_f64(f64::from(u32::from_be_bytes(first)) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]
-mod tests {
-    use homelab_store::Paused;
-
-    use super::*;
-    use crate::{backup::tests::time, site::SiteFile};
-
-    const NOW: &str = "2026-02-02T12:00:00Z";
-
-    fn site(power: &str) -> std::sync::Arc<Site> {
-        let text = format!(
-            "[site]\nname = \"home\"\n[[repository]]\nname = \"nas\"\n\
-             [[host]]\nname = \"x99\"\naddress = \"127.0.0.1\"\nmac = \"02:00:00:00:00:01\"\n\
-             expected-power = \"{power}\"\ndaemons = [\"backup-agent\"]\n\
-             [[backup]]\nname = \"wiki\"\nhost = \"x99\"\nsource = \"postgres\"\n\
-             repository = \"nas\"\nschedule = \"0 2 * * *\"\nrpo = \"26h\"\n\
-             drill-schedule = \"0 5 * * 0\"\ndrill-target = \"spare\"\n"
-        );
-        SiteFile::parse("homelab.toml", &text, time(NOW)).unwrap_or_else(|bad| panic!("{bad}")).site
-    }
-
-    fn key(kind: RunKind) -> ScheduleKey {
-        ScheduleKey { backup: BackupName::try_new("wiki").expect("a name"), kind }
-    }
-
-    /// Both schedules are known for a month and have never fired.
-    fn observed() -> Observed {
-        let record = |kind| ScheduleRecord {
-            key: key(kind),
-            known_since: time("2026-01-02T12:00:00Z"),
-            last_fired_for: None,
-            paused: None,
-        };
-        let kinds = [RunKind::Backup, RunKind::Drill];
-        let records = kinds.map(|kind| (key(kind), record(kind))).into();
-        Observed { records, ..Observed::default() }
-    }
-
-    fn decided(kind: RunKind, power: &str, observed: &Observed) -> Decision {
-        let all = plan(time(NOW), &site(power), observed);
-        all.into_iter().find(|one| one.key == key(kind)).expect("a schedule").decision
-    }
-
-    fn held_by(decision: Decision) -> (String, Timestamp) {
-        match decision {
-            Decision::Hold { because, since } => (because.reason.to_string(), since),
-            other => panic!("not held: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_drill_waits_for_something_to_restore_and_for_the_run_that_makes_it() {
-        let mut observed = observed();
-        let drill = |observed: &Observed| decided(RunKind::Drill, "on", observed);
-        assert_eq!(held_by(drill(&observed)).0, "NEVER_BACKED_UP");
-        observed.restorable.insert(key(RunKind::Backup).backup);
-        observed.open.insert(key(RunKind::Backup));
-        assert_eq!(held_by(drill(&observed)).0, "RUN_IN_PROGRESS");
-        observed.open.clear();
-        assert!(matches!(drill(&observed), Decision::Start { trigger: RunTrigger::CatchUp, .. }));
-    }
-
-    #[test]
-    fn a_drill_that_goes_on_does_not_keep_a_backup() {
-        let mut observed = observed();
-        observed.open.insert(key(RunKind::Drill));
-        let decision = decided(RunKind::Backup, "on", &observed);
-        assert!(matches!(decision, Decision::Start { .. }), "{decision:?}");
-    }
-
-    #[test]
-    fn a_host_that_sleeps_is_told_from_one_that_is_gone() {
-        let mut observed = observed();
-        observed.silent.insert(HostName::try_new("x99").expect("a name"), "no route".to_owned());
-        let by = |power| held_by(decided(RunKind::Backup, power, &observed));
-        let since = time("2026-01-03T02:00:00Z");
-        assert_eq!(by("on"), ("HOST_UNREACHABLE".to_owned(), since));
-        assert_eq!(by("on-demand"), ("EXPECTED_ASLEEP".to_owned(), since));
-    }
-
-    #[test]
-    fn the_first_drill_is_due_at_once_and_only_once() {
-        let mut observed = observed();
-        for record in observed.records.values_mut() {
-            record.last_fired_for = Some(time(NOW));
-        }
-        let drill = |observed: &Observed| decided(RunKind::Drill, "on", observed);
-        assert!(matches!(drill(&observed), Decision::Wait { next: Some(_) }), "nothing to drill");
-        observed.restorable.insert(key(RunKind::Backup).backup);
-        assert!(matches!(drill(&observed), Decision::Start { .. }));
-        observed.ever_run.insert(key(RunKind::Drill));
-        assert!(matches!(drill(&observed), Decision::Wait { next: Some(_) }));
-    }
-
-    #[test]
-    fn a_paused_schedule_has_no_next_time() {
-        let mut observed = observed();
-        let paused = Paused { by: "ada".to_owned(), reason: "move".to_owned(), at: time(NOW) };
-        for record in observed.records.values_mut() {
-            record.paused = Some(paused.clone());
-        }
-        let decision = decided(RunKind::Backup, "on", &observed);
-        assert_eq!(decision, Decision::Wait { next: None });
-    }
-
-    #[test]
-    fn each_schedule_is_late_by_its_own_constant_amount() {
-        let late = jitter(&key(RunKind::Backup));
-        assert!(late <= JITTER_MAX && late == jitter(&key(RunKind::Backup)));
-        assert_ne!(late, jitter(&key(RunKind::Drill)));
-    }
-}
+mod tests;

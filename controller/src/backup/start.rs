@@ -1,17 +1,19 @@
 //! Runs that a person starts, and schedules that a person pauses.
 
 use homelab_domain::{
-    ids::{BackupName, RunId},
+    ids::{BackupName, RepositoryName, RunId},
     reason::Failure,
     run::{Run, RunKind, RunSpec, RunTrigger},
     site::Backup,
 };
 use homelab_store::{Paused, Started, StoreError};
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{
     Backups,
     agents::{CallError, Order},
+    plan::host_of,
 };
 
 /// A run that a person wants.
@@ -25,6 +27,8 @@ pub struct Wish {
     pub kind: RunKind,
     /// Snapshot to drill; none takes the newest verified one.
     pub snapshot_id: Option<String>,
+    /// Repository to drill from; none takes what the site file says.
+    pub repository: Option<RepositoryName>,
     /// Who: a SPIFFE id.
     pub by: String,
 }
@@ -127,7 +131,8 @@ impl Backups {
         }))
     }
 
-    /// Stops both schedules of a backup from firing, and says who did and why.
+    /// Stops both schedules of a backup from firing, and says who did and why; with an end, they fire
+    /// again by themselves.
     ///
     /// # Errors
     ///
@@ -137,8 +142,9 @@ impl Backups {
         backup: &BackupName,
         by: String,
         reason: String,
+        until: Option<Timestamp>,
     ) -> Result<(), StartError> {
-        let paused = Paused { by, reason, at: self.now() };
+        let paused = Paused { by, reason, at: self.now(), until };
         self.set_paused(backup, Some(&paused)).await
     }
 
@@ -178,14 +184,17 @@ impl Backups {
         let backup = self.declared(&wish.backup)?;
         Ok(RunSpec {
             id: wish.id,
-            backup: backup.name,
-            host: backup.host,
+            backup: backup.name.clone(),
+            host: host_of(&backup, wish.kind).clone(),
             kind: wish.kind,
             trigger: RunTrigger::Manual,
             started_by: wish.by.clone(),
             started_at: self.now(),
             scheduled_for: None,
             snapshot_id: wish.snapshot_id.clone(),
+            repository: wish.repository.clone().or_else(|| drilled_from(&backup, wish.kind)),
+            drill_age: None,
+            notes: Vec::new(),
         })
     }
 }
@@ -198,4 +207,11 @@ fn same(run: Run, wish: &Wish) -> Result<Run, StartError> {
         && spec.snapshot_id == wish.snapshot_id
         && spec.trigger == RunTrigger::Manual;
     if is_same { Ok(run) } else { Err(StartError::OtherRequest(wish.id)) }
+}
+
+/// The repository that the agent is told to drill from: none where its own declaration of the backup
+/// says it, which an agent of another host has not got.
+pub(super) fn drilled_from(backup: &Backup, kind: RunKind) -> Option<RepositoryName> {
+    let is_elsewhere = backup.drilled_on() != &backup.host || backup.drill_repository.is_some();
+    (kind == RunKind::Drill && is_elsewhere).then(|| backup.drilled_from().clone())
 }

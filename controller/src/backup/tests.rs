@@ -146,6 +146,7 @@ impl Lab {
                 backup: wiki(),
                 kind,
                 snapshot_id: None,
+                repository: None,
                 by: "spiffe://home/user/ada/operator".to_owned(),
             })
             .await
@@ -346,7 +347,10 @@ async fn what_is_due_waits_for_its_host_and_says_so() {
 #[tokio::test]
 async fn a_paused_schedule_stands_still_and_makes_up_for_nothing() {
     let lab = Lab::at("2026-02-02T00:00:00Z").await;
-    lab.backups.pause(&wiki(), "ada".to_owned(), "moving house".to_owned()).await.expect("paused");
+    lab.backups
+        .pause(&wiki(), "ada".to_owned(), "moving house".to_owned(), None)
+        .await
+        .expect("paused");
     lab.tick_at("2026-02-03T09:00:00Z").await;
     let status = lab.status().await;
     assert_eq!((status.next_run_at, status.next_drill_at), (None, None));

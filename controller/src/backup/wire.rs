@@ -104,7 +104,11 @@ impl GrpcAgents {
                     backup,
                     snapshot_id,
                     target,
-                    repository: String::new(),
+                    repository: order
+                        .repository
+                        .as_ref()
+                        .map(ToString::to_string)
+                        .unwrap_or_default(),
                 };
                 let stream = client.run_drill(request).await.map_err(refused)?.into_inner();
                 Ok(answers(host, stream, of_drill))

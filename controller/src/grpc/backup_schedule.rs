@@ -7,17 +7,19 @@ use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt, stream};
 use homelab_domain::{
-    ids::{BackupName, RunId},
+    ids::{BackupName, RepositoryName, RunId},
     risk::worst_first,
     run::RunKind,
 };
 use homelab_proto::controller::v1 as pb;
 use homelab_rpc::{
     guard::request_id,
+    node::from_proto,
     peer::Peer,
     status::{Failure, Reason, fail, not_built_yet},
 };
 use homelab_store::{PageRequest, RunFilter, StoreError};
+use jiff::{SignedDuration, Timestamp};
 use pb::backup_schedule_service_server::BackupScheduleService;
 use tonic::{Code, Request, Response, Status};
 
@@ -26,6 +28,9 @@ use crate::backup::{Backups, StartError, Wish, agents::CallError, wire::GrpcAgen
 
 /// The longest reason for a pause, in bytes.
 const REASON_BYTES_MAX: usize = 500;
+
+/// The longest pause that ends by itself.
+const PAUSE_MAX: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -48,6 +53,20 @@ impl BackupScheduleApi {
         let view = all.iter().find(|view| view.backup.name == *backup);
         view.map(convert::schedule)
             .ok_or_else(|| StartError::NotFound(backup.clone()).into_status(call))
+    }
+
+    fn pause_end(
+        &self,
+        until: Option<&prost_types::Timestamp>,
+    ) -> Result<Option<Timestamp>, Status> {
+        let Some(until) = until else { return Ok(None) };
+        let until = from_proto(until).ok_or_else(|| invalid("until", "it is no moment"))?;
+        let now = self.backups.parts().clock.now();
+        let last = now.checked_add(PAUSE_MAX).unwrap_or(Timestamp::MAX);
+        if until <= now || until > last {
+            return Err(invalid("until", "a moment of the next 90 days is wanted"));
+        }
+        Ok(Some(until))
     }
 
     async fn begin(&self, wish: Wish, validate_only: bool) -> Result<pb::Run, StartError> {
@@ -81,7 +100,8 @@ impl BackupScheduleService for BackupScheduleApi {
         let request = request.into_inner();
         let backup = backup_name(&request.backup)?;
         let reason = reason(&request.reason)?;
-        let paused = self.backups.pause(&backup, by, reason).await;
+        let until = self.pause_end(request.until.as_ref())?;
+        let paused = self.backups.pause(&backup, by, reason, until).await;
         paused.map_err(|error| error.into_status(&call))?;
         let schedule = Some(self.schedule(&backup, &call).await?);
         Ok(Response::new(pb::PauseScheduleResponse { schedule }))
@@ -110,6 +130,7 @@ impl BackupScheduleService for BackupScheduleApi {
             backup: backup_name(&request.backup)?,
             kind: RunKind::Backup,
             snapshot_id: None,
+            repository: None,
             by,
         };
         let run = self.begin(wish, request.validate_only).await;
@@ -128,6 +149,7 @@ impl BackupScheduleService for BackupScheduleApi {
             backup: backup_name(&request.backup)?,
             kind: RunKind::Drill,
             snapshot_id: snapshot_id(request.snapshot_id)?,
+            repository: repository_name(&request.repository)?,
             by,
         };
         let run = self.begin(wish, request.validate_only).await;
@@ -374,6 +396,11 @@ fn caller<T>(request: &Request<T>) -> String {
 
 fn backup_name(text: &str) -> Result<BackupName, Status> {
     BackupName::try_new(text).map_err(|error| invalid("backup", &error.to_string()))
+}
+
+fn repository_name(text: &str) -> Result<Option<RepositoryName>, Status> {
+    let name = Some(text).filter(|text| !text.is_empty()).map(RepositoryName::try_new);
+    name.transpose().map_err(|error| invalid("repository", &error.to_string()))
 }
 
 fn run_id(field: &str, text: &str) -> Result<RunId, Status> {

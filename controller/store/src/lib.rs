@@ -18,6 +18,7 @@ mod store;
 
 pub use error::{JobError, RunError, StoreError};
 pub use noun::{
+    attestations::{Attestation, Attestations},
     audit::{Audit, AuditEntry, AuditFault, AuditOutcome, AuditWalk, NewAuditEntry},
     certificates::{Certificate, Certificates, DenyList, NewCertificate, Revocation, Revoke},
     hosts::{HostRecord, Hosts},
@@ -27,6 +28,7 @@ pub use noun::{
     runs::{RunFilter, Runs, Started},
     schedules::{Paused, ScheduleKey, ScheduleRecord, Schedules},
     sessions::{LoginLink, Session, Sessions},
+    snapshots::{Acknowledged, Scrub, SeenSnapshot, SeenState, Snapshots},
     tokens::{NewToken, Token, TokenUse, Tokens},
 };
 pub use page::{Cursor, InvalidCursor, Page, PageRequest};

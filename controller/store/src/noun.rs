@@ -1,5 +1,6 @@
 //! One trait per thing that is remembered.
 
+pub(crate) mod attestations;
 pub(crate) mod audit;
 pub(crate) mod certificates;
 pub(crate) mod hosts;
@@ -9,4 +10,5 @@ pub(crate) mod requests;
 pub(crate) mod runs;
 pub(crate) mod schedules;
 pub(crate) mod sessions;
+pub(crate) mod snapshots;
 pub(crate) mod tokens;

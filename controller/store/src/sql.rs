@@ -5,6 +5,7 @@
 //! and a value that cannot be there is named by table, column and row.
 
 mod args;
+mod attestations;
 mod audit;
 mod certificates;
 mod hosts;
@@ -17,6 +18,7 @@ mod row;
 mod runs;
 mod schedules;
 mod sessions;
+mod snapshots;
 mod tokens;
 
 use async_trait::async_trait;
@@ -31,8 +33,9 @@ use self::{
 use crate::{
     error::StoreError,
     noun::{
-        audit::Audit, certificates::Certificates, hosts::Hosts, jobs::Jobs, leadership::Leadership,
-        requests::Requests, runs::Runs, schedules::Schedules, sessions::Sessions, tokens::Tokens,
+        attestations::Attestations, audit::Audit, certificates::Certificates, hosts::Hosts,
+        jobs::Jobs, leadership::Leadership, requests::Requests, runs::Runs, schedules::Schedules,
+        sessions::Sessions, snapshots::Snapshots, tokens::Tokens,
     },
     store::Tx,
 };
@@ -188,6 +191,14 @@ impl Tx for SqlTx {
 
     fn requests(&mut self) -> Box<dyn Requests + '_> {
         Box::new(requests::InRequests(&mut self.conn))
+    }
+
+    fn snapshots(&mut self) -> Box<dyn Snapshots + '_> {
+        Box::new(snapshots::InSnapshots(&mut self.conn))
+    }
+
+    fn attestations(&mut self) -> Box<dyn Attestations + '_> {
+        Box::new(attestations::InAttestations(&mut self.conn))
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

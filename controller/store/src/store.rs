@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use crate::{
     error::StoreError,
     noun::{
-        audit::Audit, certificates::Certificates, hosts::Hosts, jobs::Jobs, leadership::Leadership,
-        requests::Requests, runs::Runs, schedules::Schedules, sessions::Sessions, tokens::Tokens,
+        attestations::Attestations, audit::Audit, certificates::Certificates, hosts::Hosts,
+        jobs::Jobs, leadership::Leadership, requests::Requests, runs::Runs, schedules::Schedules,
+        sessions::Sessions, snapshots::Snapshots, tokens::Tokens,
     },
 };
 
@@ -54,6 +55,11 @@ pub trait Tx: Send {
     fn leadership(&mut self) -> Box<dyn Leadership + '_>;
     /// Answers to calls that may come twice.
     fn requests(&mut self) -> Box<dyn Requests + '_>;
+
+    /// Snapshots that were seen, and what people let go of them.
+    fn snapshots(&mut self) -> Box<dyn Snapshots + '_>;
+    /// Signed statements.
+    fn attestations(&mut self) -> Box<dyn Attestations + '_>;
 
     /// Keeps everything that was written. Once this has returned, it survives the
     /// death of the process and a power cut. After an error nobody knows whether

@@ -150,6 +150,9 @@ fn pauses_and_failed_runs_are_gaps() {
         started_at: ago(600),
         scheduled_for: None,
         snapshot_id: None,
+        repository: None,
+        drill_age: None,
+        notes: Vec::new(),
     });
     let failure = crate::reason::Failure {
         reason: Reason::RUN_FAILED,

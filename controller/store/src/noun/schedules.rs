@@ -25,6 +25,16 @@ pub struct Paused {
     pub reason: String,
     /// Since when.
     pub at: Timestamp,
+    /// When it ends by itself; none while it lasts until somebody resumes.
+    pub until: Option<Timestamp>,
+}
+
+impl Paused {
+    /// Whether it lasts.
+    #[must_use]
+    pub fn lasts(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
 }
 
 /// What is known of a schedule's past.

@@ -40,6 +40,12 @@ const STEPS: &[Step] = &[
         sqlite: include_str!("../../migrations/sqlite/0002_upkeep.sql"),
         postgres: include_str!("../../migrations/postgres/0002_upkeep.sql"),
     },
+    Step {
+        version: 3,
+        name: "backups",
+        sqlite: include_str!("../../migrations/sqlite/0003_backups.sql"),
+        postgres: include_str!("../../migrations/postgres/0003_backups.sql"),
+    },
 ];
 
 /// The newest schema that this version knows.

@@ -66,10 +66,11 @@ impl Schedules for InSchedules<'_> {
     ) -> Result<(), StoreError> {
         let sql = both(
             "INSERT INTO schedules
-               (backup, kind, known_since, paused_by, paused_reason, paused_at)
-             VALUES ($1, $2, $3, $4, $5, $6)
+               (backup, kind, known_since, paused_by, paused_reason, paused_at, paused_until)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (backup, kind) DO UPDATE SET paused_by = excluded.paused_by,
                paused_reason = excluded.paused_reason, paused_at = excluded.paused_at,
+               paused_until = excluded.paused_until,
                last_fired_for = CASE
                  WHEN schedules.paused_at IS NOT NULL AND excluded.paused_at IS NULL
                    AND (schedules.last_fired_for IS NULL OR schedules.last_fired_for < $3)
@@ -83,6 +84,7 @@ impl Schedules for InSchedules<'_> {
                 maybe_text(paused.map(|paused| &paused.by)),
                 maybe_text(paused.map(|paused| &paused.reason)),
                 maybe_at(paused.map(|paused| paused.at)),
+                maybe_at(paused.and_then(|paused| paused.until)),
             ];
             self.0.run("pause or resume a schedule", sql, &args).await?;
         }
@@ -96,7 +98,7 @@ fn record_of(row: &Row) -> Result<ScheduleRecord, StoreError> {
         None => None,
         Some(at) => {
             let (by, reason) = (fields.text("paused_by")?, fields.text("paused_reason")?);
-            Some(Paused { by, reason, at })
+            Some(Paused { by, reason, at, until: fields.maybe_at("paused_until")? })
         }
     };
     Ok(ScheduleRecord {

@@ -161,6 +161,9 @@ pub(crate) fn run(id: u128) -> RunSpec {
         started_at: at(i64::try_from(id).unwrap()),
         scheduled_for: None,
         snapshot_id: None,
+        repository: None,
+        drill_age: None,
+        notes: Vec::new(),
     }
 }
 

@@ -24,6 +24,7 @@ mod jobs;
 mod race;
 mod runs;
 mod sessions;
+mod snapshots;
 mod upkeep;
 
 use std::panic::AssertUnwindSafe;
@@ -120,6 +121,14 @@ promises! {
         drills_are_listed_with_what_they_showed,
         a_schedule_fires_for_a_time_once,
         what_passed_while_paused_is_not_made_up_for,
+    }
+    snapshots {
+        a_run_keeps_what_it_was_asked_for,
+        a_snapshot_is_seen_once_and_its_order_stays,
+        the_first_who_lets_a_brake_go_stands,
+        the_last_scrub_of_a_repository_counts,
+        signed_statements_only_grow,
+        two_statements_of_one_place_end_in_one,
     }
     sessions {
         a_link_works_once_and_not_after_its_end,

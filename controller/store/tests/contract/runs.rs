@@ -170,8 +170,12 @@ pub(crate) async fn a_schedule_fires_for_a_time_once(bench: &Bench) {
 
 pub(crate) async fn what_passed_while_paused_is_not_made_up_for(bench: &Bench) {
     let key = ScheduleKey { backup: backup("wiki"), kind: RunKind::Backup };
-    let paused =
-        Paused { by: "ann".to_owned(), reason: "the NAS is being moved".to_owned(), at: at(10) };
+    let paused = Paused {
+        by: "ann".to_owned(),
+        reason: "the NAS is being moved".to_owned(),
+        at: at(10),
+        until: Some(at(500)),
+    };
     let mut tx = bench.store.begin().await.unwrap();
     tx.schedules().fired(&key, at(5)).await.unwrap();
     tx.schedules().set_paused(&key.backup, Some(&paused), at(10)).await.unwrap();

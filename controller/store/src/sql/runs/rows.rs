@@ -1,8 +1,11 @@
 //! A run as a row.
 
-use homelab_domain::run::{
-    DrillFact, DrillVerdict, Run, RunKind, RunOutcome, RunSpec, RunState, RunStateKind, RunTrigger,
-    SnapshotFact,
+use homelab_domain::{
+    drill::DrillAge,
+    run::{
+        DrillFact, DrillVerdict, Run, RunKind, RunOutcome, RunSpec, RunState, RunStateKind,
+        RunTrigger, SnapshotFact,
+    },
 };
 
 use super::{
@@ -21,8 +24,8 @@ impl InRuns<'_> {
     pub(super) async fn insert(&mut self, run: &Run) -> Result<bool, StoreError> {
         let sql = both(
             "INSERT INTO runs (id, backup, host, kind, run_trigger, started_by, started_at,
-               scheduled_for, asked_snapshot, state, progress)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING",
+               scheduled_for, asked_snapshot, state, progress, repository, drill_age, notes)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING",
         );
         let spec = &run.spec;
         let args = [
@@ -37,6 +40,9 @@ impl InRuns<'_> {
             maybe_text(spec.snapshot_id.as_ref()),
             text(run.state.kind()),
             text(progress_text(&run.state)),
+            maybe_text(spec.repository.as_ref()),
+            maybe_text(spec.drill_age),
+            text(serde_json::Value::from(spec.notes.clone())),
         ];
         Ok(self.0.run("keep a run", sql, &args).await? == 1)
     }
@@ -154,6 +160,9 @@ pub(super) fn run_of(row: &Row) -> Result<Run, StoreError> {
         started_at: fields.at("started_at")?,
         scheduled_for: fields.maybe_at("scheduled_for")?,
         snapshot_id: fields.maybe_text("asked_snapshot")?,
+        repository: fields.maybe_parsed("repository")?,
+        drill_age: fields.maybe_word("drill_age", DrillAge::from_word)?,
+        notes: fields.json("notes")?,
     };
     let state = match fields.word("state", RunStateKind::from_word)? {
         RunStateKind::Running => RunState::Running { progress: fields.json("progress")? },
