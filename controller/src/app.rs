@@ -40,7 +40,7 @@ use listen::Listeners;
 
 use crate::{
     audit::AuditLog,
-    backup::{self, Backups, wire::GrpcAgents},
+    backup::{self, Backups, signer::Signer, wire::GrpcAgents},
     ca::{
         Authority,
         enrolment::{Contact, Enrolments},
@@ -75,6 +75,9 @@ use crate::{
 
 /// The key that seals secrets in the store, in the state folder.
 const SEAL_KEY: &str = "seal.key";
+
+/// The key that evidence is signed with, in the state folder.
+const EVIDENCE_KEY: &str = "evidence.key";
 
 /// The socket of root, in the runtime folder.
 pub const ADMIN_SOCKET: &str = "admin.sock";
@@ -188,7 +191,9 @@ impl App {
         };
         let jobs = Jobs::new(job_parts(&context));
         let agents = GrpcAgents::new(Arc::new(context.fleet.clone()));
-        let backups = Backups::new(backup::Parts::of(&context, Arc::new(agents.clone())));
+        let signer = Signer::open(&context.config.state_dir.join(EVIDENCE_KEY))?;
+        let parts = backup::Parts::of(&context, Arc::new(agents.clone()), signer);
+        let backups = Backups::new(parts);
         let assembly = Assembly {
             context: context.clone(),
             jobs: jobs.clone(),
@@ -309,6 +314,7 @@ impl Assembly {
             .service(BackupScheduleServiceServer::new(BackupScheduleApi::new(
                 self.backups.clone(),
                 self.agents.clone(),
+                self.authority.roots_pem().into(),
             )))
             .build()?;
 

@@ -8,12 +8,19 @@
 
 pub mod agents;
 pub mod convert;
+pub mod copies;
+pub mod evidence;
 mod fire;
 mod follow;
+pub mod holdings;
+pub mod kit;
 pub mod plan;
 pub mod repository;
+pub mod retention;
+pub mod signer;
 mod start;
 mod status;
+mod upkeep;
 pub mod wire;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
@@ -30,8 +37,10 @@ use crate::{
 };
 use agents::BackupAgents;
 use follow::Followers;
+use holdings::Holdings;
 pub use plan::{Decision, Observed, Planned};
 use repository::Held;
+use signer::Signer;
 pub use start::{StartError, Wish};
 pub use status::{BackupStatus, ScheduleView};
 
@@ -54,6 +63,8 @@ pub struct Parts {
     pub events: Events,
     /// That this controller acts, and no other.
     pub lease: Lease,
+    /// Signs evidence.
+    pub signer: Signer,
     /// How often things happen.
     pub pace: Pace,
 }
@@ -61,7 +72,7 @@ pub struct Parts {
 impl Parts {
     /// The parts of the controller.
     #[must_use]
-    pub fn of(context: &Context, agents: Arc<dyn BackupAgents>) -> Self {
+    pub fn of(context: &Context, agents: Arc<dyn BackupAgents>, signer: Signer) -> Self {
         Self {
             store: Arc::clone(&context.store),
             clock: Arc::clone(&context.clock),
@@ -71,6 +82,7 @@ impl Parts {
             agents,
             events: context.events.clone(),
             lease: context.lease.clone(),
+            signer,
             pace: Pace::default(),
         }
     }
@@ -118,6 +130,7 @@ pub struct Backups(Arc<Inner>);
 struct Inner {
     parts: Parts,
     held: Held,
+    holdings: Holdings,
     followers: Followers,
     /// Fires the schedules soon, once they are fired at all.
     fire: std::sync::OnceLock<Nudge>,
@@ -138,6 +151,7 @@ impl Backups {
         Self(Arc::new(Inner {
             parts,
             held: Held::default(),
+            holdings: Holdings::default(),
             followers: Followers::default(),
             fire: std::sync::OnceLock::new(),
         }))
@@ -148,6 +162,8 @@ impl Backups {
     pub fn start(&self, driver: &Driver) {
         driver.start(Arc::new(follow::FollowRuns(self.clone())));
         driver.start(Arc::new(repository::ReadRepositories(self.clone())));
+        driver.start(Arc::new(retention::ApplyRetention(self.clone())));
+        driver.start(Arc::new(upkeep::KeepUpRepositories(self.clone())));
         let nudge = driver.start(Arc::new(fire::FireSchedules::new(self.clone())));
         // Started twice, the first start's nudge does as well.
         drop(self.0.fire.set(nudge));
@@ -171,6 +187,12 @@ impl Backups {
 
     fn held(&self) -> &Held {
         &self.0.held
+    }
+
+    /// What each repository was last seen to hold.
+    #[must_use]
+    pub fn holdings(&self) -> &Holdings {
+        &self.0.holdings
     }
 
     fn followers(&self) -> &Followers {

@@ -79,8 +79,8 @@ pub struct DrillFacts {
     pub snapshot_id: String,
     /// The moment whose state it holds: what the evidence is bound to.
     pub snapshot_taken_at: Timestamp,
-    /// Repository that it was restored from.
-    pub repository: RepositoryName,
+    /// Repository that it was restored from; none when neither the report nor the site says.
+    pub repository: Option<RepositoryName>,
     /// Host whose data it is.
     pub source_host: HostName,
     /// Host that the drill ran on.
@@ -171,7 +171,8 @@ impl DrillFacts {
         text.insert("backup", self.backup.as_str().into());
         text.insert("snapshot_id", self.snapshot_id.as_str().into());
         text.insert("snapshot_taken_at", self.snapshot_taken_at.to_string().into());
-        text.insert("repository", self.repository.as_str().into());
+        let repository = self.repository.as_ref();
+        text.insert("repository", repository.map_or(Value::Null, |name| name.as_str().into()));
         text.insert("source_host", self.source_host.as_str().into());
         text.insert("drill_host", self.drill_host.as_str().into());
         text.insert("age", self.age.map_or(Value::Null, |age| age.as_str().into()));
@@ -236,7 +237,7 @@ mod tests {
             backup: BackupName::try_new("wiki").unwrap(),
             snapshot_id: "s".to_owned(),
             snapshot_taken_at: Timestamp::UNIX_EPOCH,
-            repository: RepositoryName::try_new("nas").unwrap(),
+            repository: RepositoryName::try_new("nas").ok(),
             source_host: HostName::try_new("db").unwrap(),
             drill_host: HostName::try_new("qotom").unwrap(),
             age: Some(DrillAge::Weekly),

@@ -63,6 +63,10 @@ pub struct BackupRisk {
     pub rpo: Duration,
     /// Within the target.
     pub within_rpo: bool,
+    /// How long a restore may take.
+    pub rto: Option<Duration>,
+    /// The median of restores is within that; none when either is unknown.
+    pub within_rto: Option<bool>,
     /// How old the newest snapshot is that was restored and found equal.
     pub drilled_exposure: Option<Duration>,
     /// When the newest such drill ended.
@@ -103,6 +107,17 @@ pub fn assess(now: Timestamp, evidence: &BackupEvidence<'_>) -> BackupRisk {
     let mut restores: Vec<Duration> = passed().map(|(_, drill)| drill.restore_elapsed).collect();
     restores.sort_unstable();
     let mut gaps = gaps(now, evidence, exposure, from_future);
+    let rto_median = percentile(&restores, 50);
+    let within_rto = backup.rto.zip(rto_median).map(|(rto, median)| median <= rto);
+    if let Some((rto, median)) = backup.rto.zip(rto_median).filter(|_| within_rto == Some(false)) {
+        let message = format!("restores take {}, and {} is allowed", span(median), span(rto));
+        gaps.push(Gap {
+            verdict: Verdict::Warning,
+            because: Because::new(Reason::RTO_MISSED, message),
+            since: None,
+            command: format!("labctl backup runs {}", backup.name),
+        });
+    }
     gaps.sort_by_key(|gap| Reverse(gap.verdict));
     BackupRisk {
         backup: backup.name.clone(),
@@ -114,7 +129,9 @@ pub fn assess(now: Timestamp, evidence: &BackupEvidence<'_>) -> BackupRisk {
         drilled_exposure: passed().map(|(_, drill)| age(now, drill.snapshot_taken_at)).min(),
         last_drill_at: passed().map(|(at, _)| *at).max(),
         last_rto: passed().max_by_key(|(at, _)| *at).map(|(_, drill)| drill.restore_elapsed),
-        rto_median: percentile(&restores, 50),
+        rto: backup.rto,
+        within_rto,
+        rto_median,
         rto_95: percentile(&restores, 95),
         gaps,
     }

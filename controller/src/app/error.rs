@@ -62,6 +62,9 @@ pub enum BuildError {
     /// The key that seals secrets cannot be used.
     #[error("could not load the key that seals secrets")]
     Seal(#[from] SealError),
+    /// The key that evidence is signed with cannot be used.
+    #[error(transparent)]
+    Signer(#[from] crate::backup::signer::SignerError),
     /// The deny list could not be taken over.
     #[error("could not take over the deny list")]
     DenyList(#[from] TakeOverError),

@@ -11,6 +11,7 @@ use homelab_domain::{
     run::{Progress, Run, RunKind, RunOutcome, SnapshotFact},
     site::Site,
 };
+use jiff::Timestamp;
 
 /// What an agent is told to do. Sent again with the same `run`, it joins the run or repeats its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +66,74 @@ pub struct Listed {
     pub run: Option<RunId>,
     /// What it is.
     pub snapshot: SnapshotFact,
+    /// Rows, files or references of the source, where it has such.
+    pub items: Option<u64>,
+    /// Since when it is given up.
+    pub quarantined_since: Option<Timestamp>,
+}
+
+impl Listed {
+    /// A snapshot of which nothing else is known.
+    #[must_use]
+    pub const fn new(run: Option<RunId>, snapshot: SnapshotFact) -> Self {
+        Self { run, snapshot, items: None, quarantined_since: None }
+    }
+}
+
+/// How a repository stands, as an agent says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RepositoryFacts {
+    /// Identity that was found in it.
+    pub identity: String,
+    /// Where it is on the agent's host.
+    pub path: String,
+    /// Whether it has room for another run; none when the agent cannot tell.
+    pub has_room: Option<bool>,
+    /// The agent can add and cannot delete.
+    pub append_only: Option<bool>,
+    /// When all of its data had been read and found whole.
+    pub scrubbed_at: Option<Timestamp>,
+    /// Snapshots in it that wait to be copied elsewhere.
+    pub waiting: u32,
+    /// The oldest of them.
+    pub oldest_waiting_at: Option<Timestamp>,
+}
+
+/// A retention plan, as an agent carries it out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetentionOrder {
+    /// Digest of the plan, in hexadecimal digits.
+    pub digest: String,
+    /// Repository.
+    pub repository: RepositoryName,
+    /// Backup.
+    pub backup: BackupName,
+    /// Every verified snapshot that was planned on.
+    pub expected: Vec<String>,
+    /// What is put into quarantine.
+    pub quarantine: Vec<String>,
+    /// What is taken out of it.
+    pub rescue: Vec<String>,
+    /// What is deleted.
+    pub delete: Vec<String>,
+    /// How long a quarantine lasts at least.
+    pub quarantine_min: Duration,
+    /// Never fewer than this stay.
+    pub floor: u32,
+    /// Only checks.
+    pub validate_only: bool,
+}
+
+/// A piece of work on a whole repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upkeep {
+    /// Reads one of so many parts of all data: that which was read longest ago.
+    Scrub {
+        /// Parts.
+        parts: u32,
+    },
+    /// Frees the room of what was deleted.
+    Prune,
 }
 
 /// Why there is no answer.
@@ -140,4 +209,35 @@ pub trait BackupAgents: fmt::Debug + Send + Sync {
         backup: &BackupName,
         limit: u16,
     ) -> Result<Vec<Listed>, CallError>;
+
+    /// How a repository stands.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer, or the repository cannot be used.
+    async fn repository(
+        &self,
+        host: &HostName,
+        repository: &RepositoryName,
+    ) -> Result<RepositoryFacts, CallError>;
+
+    /// Carries out a retention plan, to the letter or not at all.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer, or it is no: what is there is not what was planned on.
+    async fn retain(&self, host: &HostName, order: &RetentionOrder) -> Result<(), CallError>;
+
+    /// Works on a whole repository, to the end; what was found wrong, for people.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer, or it could not be done.
+    async fn keep_up(
+        &self,
+        host: &HostName,
+        repository: &RepositoryName,
+        id: RunId,
+        work: Upkeep,
+    ) -> Result<Vec<String>, CallError>;
 }

@@ -9,14 +9,17 @@ use homelab_domain::{
 };
 use homelab_proto::{
     backup::v1 as pb,
-    common::v1::{Failure as FailureMessage, Progress as ProgressMessage},
+    common::v1::{ConditionStatus, Failure as FailureMessage, Progress as ProgressMessage},
 };
 use homelab_rpc::node::from_proto;
 use jiff::Timestamp;
 use prost::Message;
 use serde_json::{Value, json};
 
-use super::plan::word;
+use super::{
+    agents::{Listed, RepositoryFacts},
+    plan::word,
+};
 
 /// Key of the one member of a stored payload: the encoded message, in base64. It keeps every field
 /// of the message, also those that only the caller of an API looks at.
@@ -74,6 +77,43 @@ pub fn snapshot(message: &pb::Snapshot) -> Result<SnapshotFact, Senseless> {
         elapsed: span(message.elapsed.as_ref()).unwrap_or_default(),
         payload: payload(message),
     })
+}
+
+/// A snapshot as an agent lists it.
+///
+/// # Errors
+///
+/// As [`snapshot`].
+pub fn listed(message: &pb::Snapshot) -> Result<Listed, Senseless> {
+    Ok(Listed {
+        run: message.run_id.parse().ok(),
+        snapshot: snapshot(message)?,
+        items: message.items,
+        quarantined_since: time(message.quarantined_at.as_ref()),
+    })
+}
+
+/// How a repository stands.
+#[must_use]
+pub fn repository(message: &pb::Repository) -> RepositoryFacts {
+    let room = message.conditions.iter().find(|condition| condition.r#type == "HasRoom");
+    RepositoryFacts {
+        identity: message.identity.clone(),
+        path: message.path.clone(),
+        has_room: room.and_then(|room| match room.status() {
+            ConditionStatus::True => Some(true),
+            ConditionStatus::False => Some(false),
+            ConditionStatus::Unknown | ConditionStatus::Unspecified => None,
+        }),
+        append_only: match message.access() {
+            pb::RepositoryAccess::Full => Some(false),
+            pb::RepositoryAccess::AppendOnly => Some(true),
+            pb::RepositoryAccess::ReadOnly | pb::RepositoryAccess::Unspecified => None,
+        },
+        scrubbed_at: time(message.scrubbed_at.as_ref()),
+        waiting: message.waiting,
+        oldest_waiting_at: time(message.oldest_waiting_at.as_ref()),
+    }
 }
 
 /// The agent's own message about a snapshot.

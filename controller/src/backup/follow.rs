@@ -10,27 +10,35 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use homelab_common::error_chain::Chain;
 use homelab_domain::{
-    ids::RunId,
+    evidence::{DrillFacts, Fact},
+    ids::{HostName, RepositoryName, RunId},
     reason::Failure,
-    run::{Progress, Run, RunKind, RunOutcome, RunState, RunStateKind},
+    run::{DrillFact, Progress, Run, RunKind, RunOutcome, RunState, RunStateKind, SnapshotFact},
 };
-use homelab_store::{RunError, StoreError};
-use jiff::Timestamp;
+use homelab_store::{RunError, StoreError, Tx};
+use jiff::{SignedDuration, Timestamp};
+use prost::Message as _;
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use super::{
     Backups,
     agents::{CallError, Order, Report},
+    convert::drill_message,
+    evidence::{attest, sha256},
     plan::word,
 };
 use crate::{
     app::Change,
+    ca::issue::hex,
     task::{BackgroundTask, Done, Outcome},
 };
 
 /// Snapshots among which that of a lost run is looked for.
 const SNAPSHOTS_LOOKED_AT: u16 = 100;
+
+/// How long a run may be unknown: as long, it keeps the next one of its backup from starting.
+const LOST_MAX: SignedDuration = SignedDuration::from_hours(24);
 
 /// The runs that are followed now.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +71,10 @@ impl Backups {
     /// Follows a run until it has ended. Following it twice is following it once; whoever asks gets
     /// it as it changes.
     pub(super) fn follow(&self, run: Run) -> watch::Receiver<Run> {
+        self.follow_as(run, false)
+    }
+
+    fn follow_as(&self, run: Run, is_found_again: bool) -> watch::Receiver<Run> {
         let id = run.spec.id;
         let mut followed = self.followers().lock();
         if let Some(follower) = followed.get(&id) {
@@ -76,6 +88,7 @@ impl Backups {
             backups: self.clone(),
             id,
             shown,
+            is_found_again,
             heard_since: None,
             reports: 0,
             written_at: None,
@@ -90,6 +103,8 @@ struct Follower {
     backups: Backups,
     id: RunId,
     shown: watch::Sender<Run>,
+    /// It was started before this controller was.
+    is_found_again: bool,
     /// Since when the agent is known, here, to work on it.
     heard_since: Option<Instant>,
     /// How often the agent was heard of.
@@ -124,6 +139,10 @@ impl Follower {
                 Ok(outcome) => return self.end(outcome).await,
                 Err(error) => self.lose(&error).await,
             }
+            if self.is_given_up() {
+                let why = "nobody could ask it for a day";
+                return self.end(lost_for_good(&self.run_now(), why)).await;
+            }
             // Contact that was had meanwhile makes it a new outage.
             attempt = if self.reports == reports_before { attempt + 1 } else { 0 };
             let parts = self.backups.parts();
@@ -140,6 +159,14 @@ impl Follower {
         }
         if self.was_heard() && self.agent_is_another().await? {
             return self.stored_or_lost("it was restarted meanwhile").await;
+        }
+        // A controller that was killed may have told the agent and not have heard of it again; an agent
+        // that was restarted as well would begin anew what is in the repository already.
+        if self.is_found_again
+            && !self.was_heard()
+            && let Some(stored) = self.find_stored().await?
+        {
+            return Ok(RunOutcome::Stored(stored));
         }
         let agents = Arc::clone(&self.backups.parts().agents);
         let mut reports = match agents.run(&Order::of(&run, &site)).await {
@@ -207,34 +234,46 @@ impl Follower {
         }
     }
 
-    /// The agent does not know the run any more. Its snapshot may be in the repository all the same.
+    /// The agent does not know the run any more. Its snapshot may be in a repository all the same.
     async fn stored_or_lost(&self, why: &str) -> Result<RunOutcome, CallError> {
+        let stored = self.find_stored().await?;
+        Ok(stored.map_or_else(|| lost_for_good(&self.run_now(), why), RunOutcome::Stored))
+    }
+
+    /// The snapshot of this run, in whichever repository of its backup it is: also in the spool, when
+    /// the first one was away.
+    async fn find_stored(&self) -> Result<Option<SnapshotFact>, CallError> {
         let run = self.run_now();
         let site = self.backups.site();
         let backup = site.backup(&run.spec.backup).filter(|_| run.spec.kind == RunKind::Backup);
-        if let Some(backup) = backup {
+        let Some(backup) = backup else { return Ok(None) };
+        let mut unread = Ok(None);
+        for repository in backup.repositories().chain(&backup.spool) {
             let agents = &self.backups.parts().agents;
-            let listed = agents.snapshots(
-                &run.spec.host,
-                &backup.repository,
-                &backup.name,
-                SNAPSHOTS_LOOKED_AT,
-            );
-            match listed.await {
+            let host = &run.spec.host;
+            match agents.snapshots(host, repository, &backup.name, SNAPSHOTS_LOOKED_AT).await {
                 Ok(listed) => {
                     let own = listed.into_iter().find(|one| one.run == Some(self.id));
                     if let Some(own) = own {
-                        return Ok(RunOutcome::Stored(own.snapshot));
+                        return Ok(Some(own.snapshot));
                     }
                 }
-                // Without a look into the repository, nobody can say that nothing was stored.
+                // Without a look into it, nobody can say that nothing was stored.
                 Err(CallError::Refused { host, failure }) => {
-                    return Err(CallError::Lost { host, why: failure.message });
+                    unread = Err(CallError::Lost { host, why: failure.message });
                 }
-                Err(error) => return Err(error),
+                Err(error) => unread = Err(error),
             }
         }
-        Ok(lost_for_good(&run, why))
+        unread
+    }
+
+    /// Whether contact has been lost for so long that the run must not keep the next one any longer.
+    /// Should it have been stored after all, the next look into the repository finds the snapshot.
+    fn is_given_up(&self) -> bool {
+        let run = self.run_now();
+        let RunState::Unknown { since, .. } = &run.state else { return false };
+        self.backups.now().duration_since(*since) > LOST_MAX
     }
 
     async fn progress(&mut self, progress: Progress) {
@@ -327,28 +366,69 @@ impl Backups {
         self.parts().store.read().await?.runs().get(id).await
     }
 
-    async fn write_progress(&self, id: RunId, progress: Progress) -> Result<Run, RunError> {
+    /// A transaction of the controller that leads: one that was taken over from changes nothing.
+    async fn leading(&self) -> Result<Box<dyn Tx>, StoreError> {
         let mut tx = self.parts().store.begin().await?;
+        tx.leadership().require(self.parts().lease.token()).await?;
+        Ok(tx)
+    }
+
+    async fn write_progress(&self, id: RunId, progress: Progress) -> Result<Run, RunError> {
+        let mut tx = self.leading().await?;
         let run = tx.runs().progressed(id, progress).await?;
         tx.commit().await?;
         Ok(run)
     }
 
     async fn write_lost(&self, id: RunId, why: &str) -> Result<Run, RunError> {
-        let mut tx = self.parts().store.begin().await?;
+        let mut tx = self.leading().await?;
         let run = tx.runs().lost(id, why, self.now()).await?;
         tx.commit().await?;
         Ok(run)
     }
 
     async fn write_end(&self, id: RunId, outcome: RunOutcome) -> Result<Run, RunError> {
-        let mut tx = self.parts().store.begin().await?;
-        let run = tx.runs().end(id, outcome, self.now()).await?;
+        let now = self.now();
+        let mut tx = self.leading().await?;
+        let before = tx.runs().get(id).await?;
+        let was_open = before.is_some_and(|run| !run.state.kind().is_final());
+        let run = tx.runs().end(id, outcome, now).await?;
+        if let RunState::Ended { outcome: RunOutcome::Drilled(drill), .. } = &run.state
+            && was_open
+        {
+            let fact = Fact::Drill(self.drill_facts(&run, drill));
+            attest(tx.as_mut(), &self.parts().signer, now, &fact).await?;
+        }
         tx.commit().await?;
         if let RunState::Ended { outcome: RunOutcome::Stored(snapshot), .. } = &run.state {
             self.held().add(&run.spec.backup, snapshot);
         }
         Ok(run)
+    }
+
+    /// What is signed of a drill. The report itself is in the run; its digest binds the two.
+    fn drill_facts(&self, run: &Run, drill: &DrillFact) -> DrillFacts {
+        let site = self.site();
+        let backup = site.backup(&run.spec.backup);
+        let report = drill_message(drill);
+        let of_report = RepositoryName::try_new(&report.repository).ok();
+        let declared = || backup.map(|backup| backup.drilled_from().clone());
+        let repository = of_report.or_else(|| run.spec.repository.clone()).or_else(declared);
+        let source_host = HostName::try_new(&report.source_host).ok();
+        let source_host = source_host.or_else(|| backup.map(|backup| backup.host.clone()));
+        DrillFacts {
+            run: run.spec.id,
+            backup: run.spec.backup.clone(),
+            snapshot_id: drill.snapshot_id.clone(),
+            snapshot_taken_at: drill.snapshot_taken_at,
+            repository,
+            source_host: source_host.unwrap_or_else(|| run.spec.host.clone()),
+            drill_host: run.spec.host.clone(),
+            age: run.spec.drill_age,
+            verdict: drill.verdict,
+            restore_elapsed: drill.restore_elapsed,
+            report: hex(&sha256(&report.encode_to_vec())),
+        }
     }
 }
 
@@ -403,7 +483,7 @@ impl BackgroundTask for FollowRuns {
         let open = backups.parts().store.read().await?.runs().open().await?;
         let before = backups.followers().count();
         for run in open {
-            backups.follow(run);
+            backups.follow_as(run, true);
         }
         match backups.followers().count().saturating_sub(before) {
             0 => Ok(Done::Nothing),

@@ -11,7 +11,7 @@ use homelab_common::error_chain::Chain;
 use homelab_domain::{ids::BackupName, run::SnapshotFact, site::Backup};
 use jiff::Timestamp;
 
-use super::Backups;
+use super::{Backups, holdings::ReadError};
 use crate::{
     app::Change,
     task::{BackgroundTask, Done, Outcome},
@@ -33,6 +33,8 @@ struct View {
     trouble: Option<(Timestamp, String)>,
     /// Counts what our own runs added, so that a listing that began before does not undo it.
     added: u64,
+    /// What it was when the newest listing began.
+    listed_with: u64,
 }
 
 /// A listing that has begun.
@@ -89,6 +91,7 @@ impl Held {
         let is_news = view.listed_at.is_none() || id(&view.newest) != id(&newest);
         let is_news = is_news || view.trouble.is_some();
         view.newest = newest;
+        view.listed_with = listing.added_before;
         view.listed_at = Some(now);
         view.trouble = None;
         is_news
@@ -110,11 +113,13 @@ impl Held {
         self.lock().get(backup)?.trouble.clone()
     }
 
-    /// Whether it is time to look again.
+    /// Whether it is time to look again: a while has passed, or a run has stored something since.
     #[must_use]
     pub fn is_stale(&self, backup: &BackupName, now: Timestamp) -> bool {
-        let listed_at = self.lock().get(backup).and_then(|view| view.listed_at);
-        listed_at.is_none_or(|at| now.duration_since(at).unsigned_abs() >= AGE_MAX)
+        let views = self.lock();
+        let Some(view) = views.get(backup) else { return true };
+        let is_old = |at: Timestamp| now.duration_since(at).unsigned_abs() >= AGE_MAX;
+        view.listed_at.is_none_or(is_old) || view.added > view.listed_with
     }
 
     /// Forgets backups that left the site.
@@ -154,6 +159,7 @@ impl BackgroundTask for ReadRepositories {
         let backups = &self.0;
         let (site, held) = (backups.site(), backups.held());
         held.retain(|name| site.backup(name).is_some());
+        backups.holdings().retain(&site);
         let (mut news, mut failed) = (0, None);
         for backup in site.backups() {
             let answers = backups.parts().agents.answers(&backup.host).is_ok();
@@ -182,11 +188,22 @@ impl BackgroundTask for ReadRepositories {
     }
 }
 
-async fn read(backups: &Backups, backup: &Backup) -> Result<bool, super::agents::CallError> {
+/// Looks into every repository of a backup. One that is away does not keep the others from being
+/// read; what the first one says decides whether anything is known.
+async fn read(backups: &Backups, backup: &Backup) -> Result<bool, ReadError> {
     let listing = backups.held().begin(&backup.name);
-    let agents = &backups.parts().agents;
-    let listed = agents.snapshots(&backup.host, &backup.repository, &backup.name, 1).await?;
-    let newest = listed.into_iter().map(|one| one.snapshot).next();
+    let (mut newest, mut primary) = (Vec::new(), Ok(()));
+    for repository in backup.repositories().chain(&backup.spool) {
+        match backups.look_into(backup, repository).await {
+            Ok(found) => newest.extend(found),
+            Err(error) if *repository == backup.repository => primary = Err(error),
+            // It shows among the copies, with its reason.
+            Err(ReadError::Agent(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    primary?;
+    let newest = newest.into_iter().max_by_key(|one| one.taken_at);
     Ok(backups.held().listed(&backup.name, listing, newest, backups.now()))
 }
 

@@ -4,19 +4,25 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use async_trait::async_trait;
 use homelab_domain::{
+    copies::CopyRule,
     fleet::Verdict,
-    ids::BackupName,
+    ids::{BackupName, RepositoryName},
     reason::{Because, Reason},
+    recovery::{ColdStart, Subject, cold_start, proof_gap},
+    retention::{BrakeKind, Plan},
     risk::{self, BackupEvidence, BackupRisk, Gap},
-    run::{Run, RunKind},
+    run::{Run, RunKind, RunStateKind, SnapshotFact},
+    schedule::{Punctuality, Served},
     site::{Backup, Site},
 };
-use homelab_store::{Paused, RunFilter, ScheduleKey, StoreError};
+use homelab_store::{Paused, RunFilter, ScheduleKey, Scrub, StoreError};
 use jiff::Timestamp;
 
 use super::{
     Backups,
-    plan::{Decision, plan},
+    copies::CopiesView,
+    plan::{Decision, jitter, open_window, plan},
+    retention,
 };
 use crate::overview::{BackupLine, BackupLines};
 
@@ -28,6 +34,10 @@ const DRILLS_LOOKED_AT: u32 = 100;
 pub struct BackupStatus {
     /// What would be lost, and what is missing.
     pub risk: BackupRisk,
+    /// Whether its runs are in time, and since when one is due.
+    pub punctuality: (Punctuality, Option<Timestamp>),
+    /// Whether its copies make 3-2-1.
+    pub copies: CopyRule,
     /// When the next run is due; none while paused. In the past when it is due and waits.
     pub next_run_at: Option<Timestamp>,
     /// When the next drill is due, likewise.
@@ -51,12 +61,17 @@ pub struct ScheduleView {
     pub last_drill: Option<Run>,
     /// Who paused it.
     pub paused: Option<Paused>,
+    /// Whether its runs are in time, and since when one is due.
+    pub punctuality: (Punctuality, Option<Timestamp>),
+    /// What keeps a run that is due, for people.
+    pub held_by: Option<String>,
 }
 
 /// What is due, by schedule.
 struct Dues {
     decisions: BTreeMap<ScheduleKey, Decision>,
     paused: BTreeMap<BackupName, Paused>,
+    known_since: BTreeMap<ScheduleKey, Timestamp>,
 }
 
 impl Backups {
@@ -71,6 +86,7 @@ impl Backups {
         let mut tx = self.parts().store.read().await?;
         let mut verified: BTreeMap<_, _> = tx.runs().newest_verified().await?.into_iter().collect();
         let mut last: BTreeMap<_, _> = backup_runs(tx.runs().newest().await?);
+        let around = self.around(&site).await?;
         let mut all = Vec::new();
         for backup in site.backups() {
             let newest = self.held().newest(&backup.name, verified.remove(&backup.name));
@@ -87,8 +103,15 @@ impl Backups {
             let mut risk = risk::assess(now, &evidence);
             dues.add_held(backup, &mut risk);
             add_trouble(self.held().trouble(&backup.name), &mut risk);
+            let copies = self.copies_of(&site, backup, &around.scrubs);
+            let plans = self.plan_retention(backup, &self.policy_of(backup)).await?;
+            around.add_gaps(&site, backup, &copies, &plans, &mut risk);
             rank(&mut risk);
+            let punctuality =
+                dues.punctuality(&site, backup, last_run.as_ref(), newest.as_ref(), now);
             all.push(BackupStatus {
+                punctuality,
+                copies: copies.rule,
                 risk,
                 next_run_at: dues.next(&backup.name, RunKind::Backup, now),
                 next_drill_at: dues.next(&backup.name, RunKind::Drill, now),
@@ -106,12 +129,21 @@ impl Backups {
     pub async fn schedules(&self) -> Result<Vec<ScheduleView>, StoreError> {
         let (site, now) = (self.site(), self.now());
         let dues = self.dues(&site, now).await?;
-        let newest = self.parts().store.read().await?.runs().newest().await?;
+        let mut tx = self.parts().store.read().await?;
+        let newest = tx.runs().newest().await?;
+        let mut verified: BTreeMap<_, _> = tx.runs().newest_verified().await?.into_iter().collect();
+        drop(tx);
         let last = |backup: &Backup, kind| {
             let of = |run: &&Run| run.spec.backup == backup.name && run.spec.kind == kind;
             newest.iter().find(of).cloned()
         };
         let each = site.backups().iter().map(|backup| ScheduleView {
+            punctuality: {
+                let newest = self.held().newest(&backup.name, verified.remove(&backup.name));
+                let last_run = last(backup, RunKind::Backup);
+                dues.punctuality(&site, backup, last_run.as_ref(), newest.as_ref(), now)
+            },
+            held_by: dues.held_by(&backup.name),
             backup: backup.clone(),
             next_run_at: dues.next(&backup.name, RunKind::Backup, now),
             next_drill_at: dues.next(&backup.name, RunKind::Drill, now),
@@ -138,11 +170,14 @@ impl Backups {
     async fn dues(&self, site: &Site, now: Timestamp) -> Result<Dues, StoreError> {
         let observed = self.observe(site, now).await?;
         let planned = plan(now, site, &observed).into_iter();
-        let pauses = observed
-            .records
-            .into_values()
-            .filter_map(|record| record.paused.map(|paused| (record.key.backup, paused)));
+        let records = observed.records;
+        let known_since = records.values().map(|it| (it.key.clone(), it.known_since)).collect();
+        let pauses = records.into_values().filter_map(|record| {
+            let paused = record.paused.filter(|paused| paused.lasts(now))?;
+            Some((record.key.backup, paused))
+        });
         Ok(Dues {
+            known_since,
             decisions: planned.map(|one| (one.key, one.decision)).collect(),
             paused: pauses.collect(),
         })
@@ -172,6 +207,43 @@ impl Dues {
         }
     }
 
+    /// What keeps the run of a backup that is due.
+    fn held_by(&self, backup: &BackupName) -> Option<String> {
+        let key = ScheduleKey { backup: backup.clone(), kind: RunKind::Backup };
+        match self.decisions.get(&key)? {
+            Decision::Hold { because, .. } => Some(because.message.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether the runs of a backup are in time. What counts is a run that ended well, or a snapshot
+    /// that came to the repository without the controller.
+    fn punctuality(
+        &self,
+        site: &Site,
+        backup: &Backup,
+        last_run: Option<&Run>,
+        newest: Option<&SnapshotFact>,
+        now: Timestamp,
+    ) -> (Punctuality, Option<Timestamp>) {
+        let key = ScheduleKey { backup: backup.name.clone(), kind: RunKind::Backup };
+        let good = last_run.filter(|run| run.state.kind() == RunStateKind::Succeeded);
+        let good =
+            good.map(|run| run.spec.started_at.max(run.spec.scheduled_for.unwrap_or_default()));
+        let asleep = Reason::EXPECTED_ASLEEP;
+        let is_asleep = matches!(self.decisions.get(&key),
+            Some(Decision::Hold { because, .. }) if because.reason == asleep);
+        let served = Served {
+            known_since: self.known_since.get(&key).copied().unwrap_or(now),
+            last_good: good.max(newest.map(|one| one.taken_at.min(now))),
+            jitter: jitter(backup, &key),
+            grace: backup.grace,
+            is_paused: is_asleep || self.paused.contains_key(&backup.name),
+            held_until: open_window(now, site, backup).map(|(_, until)| until),
+        };
+        backup.schedule.punctuality(now, &served)
+    }
+
     /// What is due and waits for its host is worth a look; waiting for another run is not.
     fn add_held(&self, backup: &Backup, risk: &mut BackupRisk) {
         for kind in [RunKind::Backup, RunKind::Drill] {
@@ -191,6 +263,76 @@ impl Dues {
                 command: format!("labctl host show {}", backup.host),
             });
         }
+    }
+}
+
+/// What stands around every backup: repositories that were read through, and the way back.
+struct Around {
+    scrubs: BTreeMap<RepositoryName, Scrub>,
+    cold_start: ColdStart,
+    kit: Option<Gap>,
+}
+
+impl Backups {
+    async fn around(&self, site: &Site) -> Result<Around, StoreError> {
+        let scrubs = self.parts().store.read().await?.snapshots().scrubs().await?;
+        let proof = self.last_kit_proof().await?;
+        Ok(Around {
+            scrubs: scrubs.into_iter().map(|scrub| (scrub.repository.clone(), scrub)).collect(),
+            cold_start: cold_start(site),
+            kit: proof_gap(self.now(), site, &self.kit_fingerprint(), proof.as_ref()),
+        })
+    }
+}
+
+impl Around {
+    fn add_gaps(
+        &self,
+        site: &Site,
+        backup: &Backup,
+        copies: &CopiesView,
+        plans: &[Plan],
+        risk: &mut BackupRisk,
+    ) {
+        let name = &backup.name;
+        let mut add = |verdict, reason, message: String, command: String| {
+            let because = Because::new(reason, message);
+            risk.gaps.push(Gap { verdict, because, since: None, command });
+        };
+        for (plan, brake, reason) in retention::alarming(plans) {
+            // Nothing goes where nothing is given up.
+            if brake.kind == BrakeKind::TooManyAtOnce && backup.keep.is_none() {
+                continue;
+            }
+            let command = format!("labctl backup retention plan {name}");
+            let message = format!("in `{}`: {}", plan.repository, brake.message);
+            add(Verdict::Warning, reason, message, command);
+        }
+        if !backup.copies.is_empty() && !copies.rule.is_met() {
+            let message =
+                format!("its copies do not make 3-2-1: {}", copies.rule.missing.join(", "));
+            let command = format!("labctl backup copies {name}");
+            add(Verdict::Warning, Reason::COPIES_MISSING, message, command);
+        }
+        for repository in backup.repositories() {
+            let damage = self.scrubs.get(repository).and_then(|scrub| scrub.problems.first());
+            if let Some(damage) = damage {
+                let message = format!("`{repository}` is damaged: {damage}");
+                let command = format!("labctl backup verify {name}");
+                add(Verdict::Critical, Reason::REPOSITORY_DAMAGED, message, command);
+            }
+        }
+        if !self.cold_start.reaches(&Subject::Backup(name.clone())) {
+            let told = self.cold_start.loops.first().map(ToString::to_string).unwrap_or_default();
+            let message = format!("it could not be restored after everything was lost: {told}");
+            let command = "labctl recovery-kit show".to_owned();
+            add(Verdict::Critical, Reason::RECOVERY_LOOP, message, command);
+        }
+        let is_opened_by_kit = backup
+            .repositories()
+            .filter_map(|repository| site.repository(repository))
+            .any(|repository| repository.secret.is_some());
+        risk.gaps.extend(self.kit.clone().filter(|_| is_opened_by_kit));
     }
 }
 

@@ -2,6 +2,7 @@
 //! a scripted one that keeps the promises of the protocol: one request id is one run, which goes on
 //! without its caller and is forgotten by a restart.
 
+mod keeping;
 mod scripted;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -20,7 +21,7 @@ use uuid::Uuid;
 
 use super::{
     BackupStatus, Backups, Pace, Parts, StartError, Wish, agents::BackupAgents,
-    fire::FireSchedules, follow::FollowRuns, repository::ReadRepositories,
+    fire::FireSchedules, follow::FollowRuns, repository::ReadRepositories, signer::Signer,
 };
 use crate::{
     app::Events,
@@ -62,15 +63,20 @@ struct Lab {
     tasks: Tasks,
     backups: Backups,
     fire: FireSchedules,
+    site: &'static str,
 }
 
 impl Lab {
     async fn at(now: &str) -> Self {
+        Self::of(now, SITE).await
+    }
+
+    async fn of(now: &str, site: &'static str) -> Self {
         let folder = tempfile::tempdir().expect("a scratch directory");
         let (clock, agent) = (ManualClock::new(time(now)), Arc::new(ScriptedAgent::default()));
-        let (tasks, backups) = controller(&folder, &clock, agent.clone()).await;
+        let (tasks, backups) = controller_of(&folder, &clock, agent.clone(), site).await;
         let fire = FireSchedules::new(backups.clone());
-        let lab = Self { folder, clock, agent, tasks, backups, fire };
+        let lab = Self { folder, clock, agent, tasks, backups, fire, site };
         lab.tick().await;
         lab
     }
@@ -79,7 +85,8 @@ impl Lab {
     async fn restart(&mut self) {
         self.tasks.shutdown(Duration::ZERO).await;
         self.backups.parts().store.close().await;
-        let (tasks, backups) = controller(&self.folder, &self.clock, self.agent.clone()).await;
+        let (tasks, backups) =
+            controller_of(&self.folder, &self.clock, self.agent.clone(), self.site).await;
         self.fire = FireSchedules::new(backups.clone());
         (self.tasks, self.backups) = (tasks, backups);
     }
@@ -159,10 +166,20 @@ pub(crate) async fn controller(
     clock: &ManualClock,
     agents: Arc<dyn BackupAgents>,
 ) -> (Tasks, Backups) {
+    controller_of(folder, clock, agents, SITE).await
+}
+
+/// The same with a site of its own.
+async fn controller_of(
+    folder: &tempfile::TempDir,
+    clock: &ManualClock,
+    agents: Arc<dyn BackupAgents>,
+    site: &str,
+) -> (Tasks, Backups) {
     let url = StoreUrl::Sqlite(folder.path().join("store.db"));
     let store = homelab_store::open(&url).await.expect("a store");
     let now = homelab_common::clock::Clock::now(clock);
-    let file = SiteFile::parse("homelab.toml", SITE, now).unwrap_or_else(|bad| panic!("{bad}"));
+    let file = SiteFile::parse("homelab.toml", site, now).unwrap_or_else(|bad| panic!("{bad}"));
     let (_, site) = watch::channel(file.site);
     let tasks = Tasks::default();
     let milli = Duration::from_millis(1);
@@ -175,6 +192,7 @@ pub(crate) async fn controller(
         site,
         agents,
         events: Events::default(),
+        signer: Signer::ephemeral().expect("a key"),
         pace: Pace {
             rejoin: Backoff::try_new(milli, 20 * milli, 0.5).expect("valid numbers"),
             progress: milli,

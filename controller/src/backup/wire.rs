@@ -6,21 +6,26 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use homelab_common::error_chain::Chain;
 use homelab_domain::{
-    ids::{BackupName, HostName, RepositoryName},
+    ids::{BackupName, HostName, RepositoryName, RunId},
     reason::{Failure, Reason},
     run::{RunKind, RunOutcome},
     site::DaemonKind,
 };
 use homelab_proto::{
     backup::v1::{self as pb, backup_service_client::BackupServiceClient},
-    common::v1::{GetNodeRequest, node_service_client::NodeServiceClient},
+    common::v1::{
+        Failure as FailureMessage, GetNodeRequest, node_service_client::NodeServiceClient,
+    },
 };
 use homelab_rpc::{dial::layer_of, status::reason_of};
 use tokio::time::timeout;
 use tonic::{Code, Status, transport::Channel};
 
 use super::{
-    agents::{BackupAgents, CallError, Listed, Order, Report, Reports},
+    agents::{
+        BackupAgents, CallError, Listed, Order, Report, Reports, RepositoryFacts, RetentionOrder,
+        Upkeep,
+    },
     convert::{self, Senseless},
 };
 use crate::fleet::Fleet;
@@ -30,6 +35,12 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How long a question that is no run may take.
 const QUESTION_MAX: Duration = Duration::from_secs(60);
+
+/// Snapshots that are asked for at once.
+const PAGE_SIZE_MAX: usize = 1_000;
+
+/// How long a retention plan may take.
+const RETENTION_MAX: Duration = Duration::from_secs(600);
 
 /// How long an agent may take to say who it is.
 const NODE_MAX: Duration = Duration::from_secs(10);
@@ -175,23 +186,120 @@ impl BackupAgents for GrpcAgents {
         backup: &BackupName,
         limit: u16,
     ) -> Result<Vec<Listed>, CallError> {
-        let request = pb::ListSnapshotsRequest {
-            repository: repository.to_string(),
-            backup: backup.to_string(),
-            page_size: limit.into(),
-            page_token: String::new(),
+        let mut client = self.client(host)?;
+        let (mut listed, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let left = usize::from(limit).saturating_sub(listed.len()).min(PAGE_SIZE_MAX);
+            let request = pb::ListSnapshotsRequest {
+                repository: repository.to_string(),
+                backup: backup.to_string(),
+                page_size: i32::try_from(left).unwrap_or(i32::MAX),
+                page_token,
+            };
+            let answer = within(host, QUESTION_MAX, client.list_snapshots(request)).await?;
+            for message in &answer.snapshots {
+                listed.push(convert::listed(message).map_err(|error| CallError::Refused {
+                    host: host.clone(),
+                    failure: convert::senseless(error),
+                })?);
+            }
+            page_token = answer.next_page_token;
+            if page_token.is_empty() || listed.len() >= usize::from(limit) {
+                return Ok(listed);
+            }
+        }
+    }
+
+    async fn repository(
+        &self,
+        host: &HostName,
+        repository: &RepositoryName,
+    ) -> Result<RepositoryFacts, CallError> {
+        let request = pb::GetRepositoryRequest { repository: repository.to_string() };
+        let mut client = self.client(host)?;
+        let answer = within(host, QUESTION_MAX, client.get_repository(request)).await?;
+        Ok(convert::repository(&answer.repository.unwrap_or_default()))
+    }
+
+    async fn retain(&self, host: &HostName, order: &RetentionOrder) -> Result<(), CallError> {
+        let request = pb::ApplyRetentionRequest {
+            digest: order.digest.clone(),
+            repository: order.repository.to_string(),
+            backup: order.backup.to_string(),
+            expected: order.expected.clone(),
+            quarantine: order.quarantine.clone(),
+            rescue: order.rescue.clone(),
+            delete: order.delete.clone(),
+            quarantine_min: Some(convert::span_message(order.quarantine_min)),
+            floor: order.floor,
+            validate_only: order.validate_only,
         };
         let mut client = self.client(host)?;
-        let answer = within(host, QUESTION_MAX, client.list_snapshots(request)).await?;
-        let each = answer.snapshots.iter().map(|message| {
-            let run = message.run_id.parse().ok();
-            convert::snapshot(message).map(|snapshot| Listed { run, snapshot })
-        });
-        each.collect::<Result<_, _>>().map_err(|error| CallError::Refused {
-            host: host.clone(),
-            failure: convert::senseless(error),
-        })
+        within(host, RETENTION_MAX, client.apply_retention(request)).await.map(drop)
     }
+
+    async fn keep_up(
+        &self,
+        host: &HostName,
+        repository: &RepositoryName,
+        id: RunId,
+        work: Upkeep,
+    ) -> Result<Vec<String>, CallError> {
+        let (request_id, repository) = (id.to_string(), repository.to_string());
+        let mut client = self.client(host)?;
+        let judged = |status: Status| judge(host, &status);
+        match work {
+            Upkeep::Scrub { parts } => {
+                let request = pb::VerifyRepositoryRequest {
+                    request_id,
+                    repository,
+                    read_data: true,
+                    part: 0,
+                    parts,
+                };
+                let stream = client.verify_repository(request).await.map_err(judged)?.into_inner();
+                last(host, stream, |message| match message.event? {
+                    pb::verify_repository_response::Event::Report(report) => {
+                        Some(Ok(report.problems))
+                    }
+                    pb::verify_repository_response::Event::Failure(failure) => Some(Err(failure)),
+                    pb::verify_repository_response::Event::Progress(_) => None,
+                })
+                .await
+            }
+            Upkeep::Prune => {
+                let request =
+                    pb::PruneRepositoryRequest { request_id, validate_only: false, repository };
+                let stream = client.prune_repository(request).await.map_err(judged)?.into_inner();
+                last(host, stream, |message| match message.event? {
+                    pb::prune_repository_response::Event::Report(_) => Some(Ok(Vec::new())),
+                    pb::prune_repository_response::Event::Failure(failure) => Some(Err(failure)),
+                    pb::prune_repository_response::Event::Progress(_) => None,
+                })
+                .await
+            }
+        }
+    }
+}
+
+/// What the message of a stream says that is its last.
+async fn last<M, T>(
+    host: &HostName,
+    mut stream: tonic::Streaming<M>,
+    read: impl Fn(M) -> Option<Result<T, FailureMessage>>,
+) -> Result<T, CallError> {
+    while let Some(message) = stream.next().await {
+        match read(message.map_err(|status| judge(host, &status))?) {
+            Some(Ok(end)) => return Ok(end),
+            Some(Err(failure)) => {
+                let failure = convert::failure(failure);
+                return Err(CallError::Refused { host: host.clone(), failure });
+            }
+            None => {}
+        }
+    }
+    let why = "it ended the call without saying how the work ended".to_owned();
+    Err(CallError::Lost { host: host.clone(), why })
 }
 
 /// A question with one answer.

@@ -2,8 +2,10 @@
 
 mod convert;
 mod pass;
+mod recovery;
+mod retention;
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt, stream};
 use homelab_domain::{
@@ -16,7 +18,7 @@ use homelab_rpc::{
     guard::request_id,
     node::from_proto,
     peer::Peer,
-    status::{Failure, Reason, fail, not_built_yet},
+    status::{Failure, Reason, fail},
 };
 use homelab_store::{PageRequest, RunFilter, StoreError};
 use jiff::{SignedDuration, Timestamp};
@@ -39,19 +41,22 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct BackupScheduleApi {
     backups: Backups,
     agents: GrpcAgents,
+    /// The certificate of the CA's root, for the recovery kit.
+    ca_root_pem: Arc<str>,
 }
 
 impl BackupScheduleApi {
     /// Serves `backups`; what is asked of an agent as it is goes to `agents`.
     #[must_use]
-    pub fn new(backups: Backups, agents: GrpcAgents) -> Self {
-        Self { backups, agents }
+    pub fn new(backups: Backups, agents: GrpcAgents, ca_root_pem: Arc<str>) -> Self {
+        Self { backups, agents, ca_root_pem }
     }
 
     async fn schedule(&self, backup: &BackupName, call: &str) -> Result<pb::Schedule, Status> {
         let all = self.backups.schedules().await.map_err(|error| error.into_status(call))?;
         let view = all.iter().find(|view| view.backup.name == *backup);
-        view.map(convert::schedule)
+        let site = self.backups.site();
+        view.map(|view| convert::schedule(view, &site))
             .ok_or_else(|| StartError::NotFound(backup.clone()).into_status(call))
     }
 
@@ -88,7 +93,8 @@ impl BackupScheduleService for BackupScheduleApi {
         let all = self.backups.schedules().await;
         let mut all = all.map_err(|error| error.into_status(request_id(&request)))?;
         all.sort_by(|a, b| a.backup.name.cmp(&b.backup.name));
-        let schedules = all.iter().map(convert::schedule).collect();
+        let site = self.backups.site();
+        let schedules = all.iter().map(|view| convert::schedule(view, &site)).collect();
         Ok(Response::new(pb::ListSchedulesResponse { schedules }))
     }
 
@@ -211,9 +217,12 @@ impl BackupScheduleService for BackupScheduleApi {
     ) -> Result<Response<pb::GetRiskResponse>, Status> {
         let all = self.backups.statuses().await;
         let all = all.map_err(|error| error.into_status(request_id(&request)))?;
-        let mut risks: Vec<_> = all.into_iter().map(|status| status.risk).collect();
-        worst_first(&mut risks);
-        let risks = risks.iter().map(convert::risk).collect();
+        let mut order: Vec<_> = all.iter().map(|status| status.risk.clone()).collect();
+        worst_first(&mut order);
+        let ranked = order.iter().filter_map(|risk| {
+            all.iter().find(|status| status.risk.backup == risk.backup).map(convert::risk)
+        });
+        let risks = ranked.collect();
         Ok(Response::new(pb::GetRiskResponse { risks }))
     }
 
@@ -249,92 +258,97 @@ impl BackupScheduleService for BackupScheduleApi {
         &self,
         _request: Request<pb::ListMaintenanceWindowsRequest>,
     ) -> Result<Response<pb::ListMaintenanceWindowsResponse>, Status> {
-        Err(unbuilt("ListMaintenanceWindows"))
+        let now = self.backups.parts().clock.now();
+        let windows = retention::windows(&self.backups.site(), now);
+        Ok(Response::new(pb::ListMaintenanceWindowsResponse { windows }))
     }
 
     async fn plan_backup_retention(
         &self,
-        _request: Request<pb::PlanBackupRetentionRequest>,
+        request: Request<pb::PlanBackupRetentionRequest>,
     ) -> Result<Response<pb::PlanBackupRetentionResponse>, Status> {
-        Err(unbuilt("PlanBackupRetention"))
+        let call = request_id(&request).to_owned();
+        self.plan_retention(request.into_inner(), &call).await.map(Response::new)
     }
 
     async fn apply_backup_retention(
         &self,
-        _request: Request<pb::ApplyBackupRetentionRequest>,
+        request: Request<pb::ApplyBackupRetentionRequest>,
     ) -> Result<Response<pb::ApplyBackupRetentionResponse>, Status> {
-        Err(unbuilt("ApplyBackupRetention"))
+        let (call, by) = (request_id(&request).to_owned(), caller(&request));
+        self.apply_retention(request.into_inner(), by, &call).await.map(Response::new)
     }
 
     async fn acknowledge_brake(
         &self,
-        _request: Request<pb::AcknowledgeBrakeRequest>,
+        request: Request<pb::AcknowledgeBrakeRequest>,
     ) -> Result<Response<pb::AcknowledgeBrakeResponse>, Status> {
-        Err(unbuilt("AcknowledgeBrake"))
+        let (call, by) = (request_id(&request).to_owned(), caller(&request));
+        self.acknowledge(request.into_inner(), by, &call).await.map(Response::new)
     }
 
     async fn list_backup_copies(
         &self,
-        _request: Request<pb::ListBackupCopiesRequest>,
+        request: Request<pb::ListBackupCopiesRequest>,
     ) -> Result<Response<pb::ListBackupCopiesResponse>, Status> {
-        Err(unbuilt("ListBackupCopies"))
+        let call = request_id(&request).to_owned();
+        self.copies(request.into_inner(), &call).await.map(Response::new)
     }
 
     async fn list_drill_evidence(
         &self,
-        _request: Request<pb::ListDrillEvidenceRequest>,
+        request: Request<pb::ListDrillEvidenceRequest>,
     ) -> Result<Response<pb::ListDrillEvidenceResponse>, Status> {
-        Err(unbuilt("ListDrillEvidence"))
+        let call = request_id(&request).to_owned();
+        self.list_evidence(request.into_inner(), &call).await.map(Response::new)
     }
 
     async fn verify_drill_evidence(
         &self,
-        _request: Request<pb::VerifyDrillEvidenceRequest>,
+        request: Request<pb::VerifyDrillEvidenceRequest>,
     ) -> Result<Response<pb::VerifyDrillEvidenceResponse>, Status> {
-        Err(unbuilt("VerifyDrillEvidence"))
+        self.verify_evidence(request_id(&request)).await.map(Response::new)
     }
 
     async fn explain_access(
         &self,
-        _request: Request<pb::ExplainAccessRequest>,
+        request: Request<pb::ExplainAccessRequest>,
     ) -> Result<Response<pb::ExplainAccessResponse>, Status> {
-        Err(unbuilt("ExplainAccess"))
-    }
-
-    async fn get_recovery_kit(
-        &self,
-        _request: Request<pb::GetRecoveryKitRequest>,
-    ) -> Result<Response<pb::GetRecoveryKitResponse>, Status> {
-        Err(unbuilt("GetRecoveryKit"))
-    }
-
-    async fn record_kit_proof(
-        &self,
-        _request: Request<pb::RecordKitProofRequest>,
-    ) -> Result<Response<pb::RecordKitProofResponse>, Status> {
-        Err(unbuilt("RecordKitProof"))
-    }
-
-    async fn get_strategy(
-        &self,
-        _request: Request<pb::GetStrategyRequest>,
-    ) -> Result<Response<pb::GetStrategyResponse>, Status> {
-        Err(unbuilt("GetStrategy"))
+        let call = request_id(&request).to_owned();
+        self.access_of(request.into_inner(), &call).await.map(Response::new)
     }
 
     type PushBackGitStream = Answers<pb::PushBackGitResponse>;
 
     async fn push_back_git(
         &self,
-        _request: Request<pb::PushBackGitRequest>,
+        request: Request<pb::PushBackGitRequest>,
     ) -> Result<Response<Self::PushBackGitStream>, Status> {
-        Err(unbuilt("PushBackGit"))
+        let call = request_id(&request).to_owned();
+        self.push_back(request.into_inner(), &call).await.map(Response::new)
     }
-}
 
-/// The guard answers for these before they are reached.
-fn unbuilt(method: &str) -> Status {
-    not_built_yet(method, "wait for the next version")
+    async fn get_recovery_kit(
+        &self,
+        request: Request<pb::GetRecoveryKitRequest>,
+    ) -> Result<Response<pb::GetRecoveryKitResponse>, Status> {
+        self.recovery_kit(request_id(&request)).await.map(Response::new)
+    }
+
+    async fn record_kit_proof(
+        &self,
+        request: Request<pb::RecordKitProofRequest>,
+    ) -> Result<Response<pb::RecordKitProofResponse>, Status> {
+        let (call, by) = (request_id(&request).to_owned(), caller(&request));
+        self.record_proof(request.into_inner(), by, &call).await.map(Response::new)
+    }
+
+    async fn get_strategy(
+        &self,
+        request: Request<pb::GetStrategyRequest>,
+    ) -> Result<Response<pb::GetStrategyResponse>, Status> {
+        self.strategy(request_id(&request)).await.map(Response::new)
+    }
 }
 
 impl IntoStatus for StartError {

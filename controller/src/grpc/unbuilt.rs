@@ -22,20 +22,6 @@ not_built! {
         "WaiveRequirement": "keep the waiver in the plan in the Git repository",
         "ListEvidence": "run single checks with FleetService.RunHostChecks",
     }
-    "BackupScheduleService" {
-        "ListMaintenanceWindows": "read the site file",
-        "PlanBackupRetention": "list the snapshots with ListBackupSnapshots",
-        "ApplyBackupRetention": "leave retention to the agents",
-        "AcknowledgeBrake": "leave retention to the agents",
-        "ListBackupCopies": "ask each agent with BackupService.GetRepository",
-        "ListDrillEvidence": "list the drills with ListRuns",
-        "VerifyDrillEvidence": "verify the audit log with AuditService.VerifyAudit",
-        "ExplainAccess": "ask the agent itself",
-        "PushBackGit": "push the mirror by hand with `git push --mirror`",
-        "GetRecoveryKit": "read the site file",
-        "RecordKitProof": "write the proof down by hand",
-        "GetStrategy": "read GetRisk and ListSchedules",
-    }
     "OperationService" {
         "ListOperations": "follow the runbook in the Git repository",
         "PlanOperation": "follow the runbook in the Git repository",

@@ -185,3 +185,26 @@ fn the_worst_comes_first() {
         risks.iter().map(|risk| risk.exposure.map(|span| span.as_secs() / 3600)).collect();
     assert_eq!(exposures, [None, Some(90), Some(30), Some(1)]);
 }
+
+#[test]
+fn restores_that_take_longer_than_their_target_are_a_gap() {
+    let mut backup = wiki();
+    let drills = [drill(60, 600, DrillVerdict::Passed, 90)];
+    let newest = snapshot(ago(600));
+    let risk = |backup: &Backup| {
+        let evidence = BackupEvidence {
+            backup,
+            newest_verified: Some(&newest),
+            drills: &drills,
+            last_run: None,
+            paused: None,
+        };
+        assess(now(), &evidence)
+    };
+    assert_eq!(risk(&backup).within_rto, None, "nobody said how long");
+    backup.rto = Some(Duration::from_secs(60));
+    let slow = risk(&backup);
+    assert_eq!((slow.within_rto, reasons(&slow)), (Some(false), vec!["RTO_MISSED"]));
+    backup.rto = Some(Duration::from_secs(90));
+    assert_eq!(risk(&backup).within_rto, Some(true));
+}

@@ -42,6 +42,8 @@ pub struct Repository {
     pub host: Option<HostName>,
     /// What opens it.
     pub secret: Option<SecretName>,
+    /// The host whose agent may delete in it; none takes that of each backup.
+    pub keeper: Option<HostName>,
     /// How often all of its data is read.
     pub scrub_every: Duration,
 }
@@ -56,6 +58,7 @@ impl Repository {
             place: place.into(),
             host: None,
             secret: None,
+            keeper: None,
             scrub_every: SCRUB_EVERY,
             name,
         }

@@ -17,7 +17,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::{sync::watch, time::Instant};
 
-use crate::backup::agents::{BackupAgents, CallError, Listed, Order, Report, Reports};
+use crate::backup::agents::{
+    BackupAgents, CallError, Listed, Order, Report, Reports, RepositoryFacts, RetentionOrder,
+    Upkeep,
+};
 
 /// One agent, which stands for that of every host.
 #[derive(Debug)]
@@ -41,6 +44,10 @@ struct State {
     runs: BTreeMap<RunId, watch::Sender<Option<RunOutcome>>>,
     held: Vec<Listed>,
     refusal: Option<&'static str>,
+    now: Option<Timestamp>,
+    retained: Vec<RetentionOrder>,
+    upkeep: Vec<Upkeep>,
+    damage: Vec<String>,
 }
 
 impl Default for ScriptedAgent {
@@ -51,6 +58,10 @@ impl Default for ScriptedAgent {
             runs: BTreeMap::new(),
             held: Vec::new(),
             refusal: None,
+            now: None,
+            retained: Vec::new(),
+            upkeep: Vec::new(),
+            damage: Vec::new(),
         };
         Self { state: Mutex::new(state), outage: watch::Sender::new(None) }
     }
@@ -93,7 +104,39 @@ impl ScriptedAgent {
 
     /// Puts a snapshot into its repository.
     pub(crate) fn hold(&self, snapshot: SnapshotFact, run: Option<RunId>) {
-        self.state().held.insert(0, Listed { run, snapshot });
+        self.state().held.insert(0, Listed::new(run, snapshot));
+    }
+
+    /// Sets the time that it reads from its clock.
+    pub(crate) fn set_clock(&self, now: Timestamp) {
+        self.state().now = Some(now);
+    }
+
+    /// Takes a snapshot out of its repository, as a thief would.
+    pub(crate) fn steal(&self, id: &str) {
+        self.state().held.retain(|one| one.snapshot.id != id);
+    }
+
+    /// What its repository holds, the newest first, and whether it is given up.
+    pub(crate) fn held(&self) -> Vec<(String, bool)> {
+        let state = self.state();
+        let each = state.held.iter();
+        each.map(|one| (one.snapshot.id.clone(), one.quarantined_since.is_some())).collect()
+    }
+
+    /// The retention plans that it carried out.
+    pub(crate) fn retained(&self) -> Vec<RetentionOrder> {
+        self.state().retained.clone()
+    }
+
+    /// The upkeep that it did.
+    pub(crate) fn upkeep(&self) -> Vec<Upkeep> {
+        self.state().upkeep.clone()
+    }
+
+    /// What its next scrub finds.
+    pub(crate) fn damage(&self, problem: &str) {
+        self.state().damage.push(problem.to_owned());
     }
 
     /// Refuses new runs from now on.
@@ -164,6 +207,62 @@ impl BackupAgents for ScriptedAgent {
     ) -> Result<Vec<Listed>, CallError> {
         self.reach(host)?;
         Ok(self.state().held.iter().take(limit.into()).cloned().collect())
+    }
+
+    async fn repository(
+        &self,
+        host: &HostName,
+        _repository: &RepositoryName,
+    ) -> Result<RepositoryFacts, CallError> {
+        self.reach(host)?;
+        Ok(RepositoryFacts { has_room: Some(true), ..RepositoryFacts::default() })
+    }
+
+    async fn retain(&self, host: &HostName, order: &RetentionOrder) -> Result<(), CallError> {
+        self.reach(host)?;
+        let mut state = self.state();
+        let held: Vec<_> = state.held.iter().map(|one| one.snapshot.id.clone()).collect();
+        let is_stale = order.expected.len() != held.len()
+            || order.expected.iter().any(|id| !held.contains(id));
+        if is_stale {
+            let failure = Failure {
+                reason: Reason::try_new("STALE_GENERATION").expect("a reason"),
+                message: "something else is there".to_owned(),
+                retryable: false,
+            };
+            return Err(CallError::Refused { host: host.clone(), failure });
+        }
+        if order.validate_only {
+            return Ok(());
+        }
+        let now = state.now;
+        state.held.retain(|one| !order.delete.contains(&one.snapshot.id));
+        for one in &mut state.held {
+            if order.quarantine.contains(&one.snapshot.id) {
+                one.quarantined_since = now;
+            }
+            if order.rescue.contains(&one.snapshot.id) {
+                one.quarantined_since = None;
+            }
+        }
+        state.retained.push(order.clone());
+        Ok(())
+    }
+
+    async fn keep_up(
+        &self,
+        host: &HostName,
+        _repository: &RepositoryName,
+        _id: RunId,
+        work: Upkeep,
+    ) -> Result<Vec<String>, CallError> {
+        self.reach(host)?;
+        let mut state = self.state();
+        state.upkeep.push(work);
+        Ok(match work {
+            Upkeep::Scrub { .. } => state.damage.clone(),
+            Upkeep::Prune => Vec::new(),
+        })
     }
 }
 

@@ -1,24 +1,31 @@
 //! Schedules, runs and risks as in the protocol.
 
 use homelab_domain::{
-    risk::BackupRisk,
+    fleet::Verdict,
+    risk::Gap,
     run::{Run, RunKind, RunOutcome, RunState, RunStateKind, RunTrigger},
+    schedule::Punctuality,
+    site::Site,
 };
 use homelab_proto::{common::v1::Failure, controller::v1 as pb};
+use homelab_store::ScheduleKey;
 use tonic::Status;
 
-use super::invalid;
+use super::{invalid, recovery::age, retention::rule_message};
 use crate::backup::{
-    ScheduleView,
+    BackupStatus, ScheduleView,
     convert::{
         drill_message, failure_message, progress_message, snapshot_message, span_message,
         time_message,
     },
+    plan::jitter,
 };
 
-pub(super) fn schedule(view: &ScheduleView) -> pb::Schedule {
+pub(super) fn schedule(view: &ScheduleView, site: &Site) -> pb::Schedule {
     let backup = &view.backup;
     let paused = view.paused.as_ref();
+    let key = ScheduleKey { backup: backup.name.clone(), kind: RunKind::Backup };
+    let windows = site.windows().iter().filter(|window| window.holds(&backup.name));
     pb::Schedule {
         backup: backup.name.to_string(),
         host: backup.host.to_string(),
@@ -34,7 +41,16 @@ pub(super) fn schedule(view: &ScheduleView) -> pb::Schedule {
             .map(|paused| format!("{}, by {} at {}", paused.reason, paused.by, paused.at))
             .unwrap_or_default(),
         rpo: Some(span_message(backup.rpo)),
-        ..pb::Schedule::default()
+        paused_until: paused.and_then(|paused| paused.until).map(time_message),
+        punctuality: punctuality(view.punctuality.0).into(),
+        grace: Some(span_message(backup.grace)),
+        due_since: view.punctuality.1.map(time_message),
+        held_by: view.held_by.clone().unwrap_or_default(),
+        after: backup.after.iter().map(ToString::to_string).collect(),
+        windows: windows.map(|window| window.name.to_string()).collect(),
+        jitter: Some(span_message(jitter(backup, &key))),
+        drill_host: backup.drill_host.as_ref().map(ToString::to_string).unwrap_or_default(),
+        rto: backup.rto.map(span_message),
     }
 }
 
@@ -49,6 +65,9 @@ pub(super) fn run(run: &Run) -> pb::Run {
         started_at: Some(time_message(spec.started_at)),
         started_by: spec.started_by.clone(),
         host: spec.host.to_string(),
+        repository: spec.repository.as_ref().map(ToString::to_string).unwrap_or_default(),
+        drill_age: age(spec.drill_age).into(),
+        notes: spec.notes.clone(),
         ..pb::Run::default()
     };
     match &run.state {
@@ -74,7 +93,8 @@ pub(super) fn run(run: &Run) -> pb::Run {
     message
 }
 
-pub(super) fn risk(risk: &BackupRisk) -> pb::BackupRisk {
+pub(super) fn risk(status: &BackupStatus) -> pb::BackupRisk {
+    let risk = &status.risk;
     pb::BackupRisk {
         backup: risk.backup.to_string(),
         exposure: risk.exposure.map(span_message),
@@ -84,7 +104,36 @@ pub(super) fn risk(risk: &BackupRisk) -> pb::BackupRisk {
         rto_median: risk.rto_median.map(span_message),
         rto_95: risk.rto_95.map(span_message),
         gaps: risk.gaps.iter().map(|gap| gap.because.message.clone()).collect(),
-        ..pb::BackupRisk::default()
+        gap_details: risk.gaps.iter().map(gap).collect(),
+        rto: risk.rto.map(span_message),
+        within_rto: risk.within_rto,
+        copies: Some(rule_message(&status.copies)),
+        last_drill_at: risk.last_drill_at.map(time_message),
+        last_rto: risk.last_rto.map(span_message),
+        punctuality: punctuality(status.punctuality.0).into(),
+    }
+}
+
+fn gap(gap: &Gap) -> pb::RiskGap {
+    let severity = match gap.verdict {
+        Verdict::Critical => pb::GapSeverity::Critical,
+        Verdict::Ok | Verdict::Warning => pb::GapSeverity::Warning,
+    };
+    pb::RiskGap {
+        severity: severity.into(),
+        reason: gap.because.reason.to_string(),
+        message: gap.because.message.clone(),
+        since: gap.since.map(time_message),
+        command: gap.command.clone(),
+    }
+}
+
+const fn punctuality(punctuality: Punctuality) -> pb::Punctuality {
+    match punctuality {
+        Punctuality::Ok => pb::Punctuality::Ok,
+        Punctuality::Due => pb::Punctuality::Due,
+        Punctuality::Late => pb::Punctuality::Late,
+        Punctuality::Paused => pb::Punctuality::Paused,
     }
 }
 

@@ -84,6 +84,54 @@ impl BackupScheduleApi {
         Ok(each.boxed())
     }
 
+    pub(super) async fn access_of(
+        &self,
+        request: pb::ExplainAccessRequest,
+        call: &str,
+    ) -> Result<pb::ExplainAccessResponse, Status> {
+        let (backup, mut client) = self.agent_of(&request.backup, call)?;
+        let request = agent::ExplainAccessRequest { backup: backup.name.to_string() };
+        let answer = client.explain_access(request).await;
+        let answer = answer.map_err(|status| passed(&backup, status))?.into_inner();
+        let (statements, findings) = (answer.statements, answer.findings);
+        Ok(pb::ExplainAccessResponse { statements, findings })
+    }
+
+    pub(super) async fn push_back(
+        &self,
+        request: pb::PushBackGitRequest,
+        call: &str,
+    ) -> Result<Answers<pb::PushBackGitResponse>, Status> {
+        use agent::push_back_response::Event;
+        use pb::push_back_git_response::Event as Passed;
+        let id = run_id("request_id", &request.request_id)?;
+        let (backup, mut client) = self.agent_of(&request.backup, call)?;
+        let answers = client.push_back(agent::PushBackRequest {
+            request_id: id.to_string(),
+            validate_only: request.validate_only,
+            backup: backup.name.to_string(),
+            mirror: request.mirror,
+            target_url: request.target_url,
+            snapshot_id: snapshot_id(request.snapshot_id)?.unwrap_or_default(),
+        });
+        let answers = answers.await.map_err(|status| passed(&backup, status))?.into_inner();
+        let each = answers.map(move |answer| {
+            let event = answer.map_err(|status| passed(&backup, status))?.event;
+            let event = event.map(|event| match event {
+                Event::Progress(progress) => Passed::Progress(progress),
+                Event::Failure(failure) => Passed::Failure(failure),
+                Event::Report(report) => Passed::Report(pb::PushBackGitReport {
+                    mirrors: report.mirrors,
+                    references: report.references,
+                    elapsed: report.elapsed,
+                    warnings: report.warnings,
+                }),
+            });
+            Ok(pb::PushBackGitResponse { event })
+        });
+        Ok(each.boxed())
+    }
+
     fn agent_of(
         &self,
         backup: &str,

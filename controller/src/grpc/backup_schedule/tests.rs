@@ -60,7 +60,7 @@ impl Lab {
         let lines = Arc::new(Lines::default());
         let agents = GrpcAgents::new(Arc::clone(&lines) as Arc<dyn Channels>);
         let (tasks, backups) = controller(&folder, &clock, Arc::new(agents.clone())).await;
-        let api = BackupScheduleApi::new(backups.clone(), agents);
+        let api = BackupScheduleApi::new(backups.clone(), agents, "a certificate".into());
         Self { _folder: folder, site, dialer, lines, backups, api, _tasks: tasks }
     }
 

@@ -29,11 +29,12 @@ pub(super) fn repository(section: &Section<'_>, home: &str) -> Option<Repository
     let place = section.or("place", home.to_owned(), parse::string);
     let host = section.optional("host", parse::text(|text| text.parse::<HostName>()));
     let secret = section.optional("secret", parse::text(|text| text.parse()));
+    let keeper = section.optional("keeper", parse::text(|text| text.parse::<HostName>()));
     let scrub = DAY..=Duration::from_hours(366 * 24);
     let scrub_every = section.or("scrub-every", SCRUB_EVERY, parse::duration_in(scrub));
     let plain = Repository::new(name?, place);
     let medium = medium.unwrap_or_else(|| plain.medium.clone());
-    Some(Repository { description, medium, host, secret, scrub_every, ..plain })
+    Some(Repository { description, medium, host, secret, keeper, scrub_every, ..plain })
 }
 
 pub(super) fn backup(

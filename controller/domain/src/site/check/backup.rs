@@ -62,6 +62,9 @@ impl SiteDraft {
             {
                 problems.push(self.unknown_host(format!("repository[{index}].host"), host));
             }
+            if let Some(host) = &repository.keeper {
+                problems.extend(self.no_agent(format!("repository[{index}].keeper"), host));
+            }
             if let Some(secret) = &repository.secret
                 && !self.secrets.iter().any(|one| one.name == *secret)
             {
