@@ -310,3 +310,88 @@ async fn requests_that_make_no_sense_name_their_field() {
     let status = lab.api.list_runs(Request::new(request)).await.expect_err("no token");
     assert_eq!(status.code(), Code::InvalidArgument);
 }
+
+#[tokio::test]
+async fn retention_is_planned_from_what_the_agent_lists_and_not_applied_without_a_policy() {
+    let (lab, _agent) = Lab::with_agent().await;
+    let request = pb::PlanBackupRetentionRequest { backup: "wiki".to_owned(), ..Default::default() };
+    let plans = lab.api.plan_backup_retention(lab.as_ada(request)).await.expect("a plan");
+    let plan = plans.into_inner().plans.remove(0);
+    assert!(!plan.applicable, "the site file says nothing of retention");
+    assert!(!plan.decisions.is_empty());
+    for decision in &plan.decisions {
+        assert_eq!(decision.verdict(), pb::RetentionVerdict::Keep);
+        assert!(!decision.reasons.is_empty() && decision.sequence > 0);
+    }
+    let apply = pb::ApplyBackupRetentionRequest {
+        backup: "wiki".to_owned(),
+        repository: "nas".to_owned(),
+        digest: plan.digest,
+        validate_only: false,
+    };
+    let refused = lab.api.apply_backup_retention(lab.as_ada(apply)).await.expect_err("no policy");
+    assert_eq!(reason_of(&refused).as_deref(), Some("RETENTION_REFUSED"));
+    let brake = pb::AcknowledgeBrakeRequest {
+        backup: "wiki".to_owned(),
+        brake: "SIZES_COLLAPSED".to_owned(),
+        subject: "nothing".to_owned(),
+        reason: "on purpose".to_owned(),
+    };
+    let missing = lab.api.acknowledge_brake(lab.as_ada(brake)).await.expect_err("no such brake");
+    assert_eq!(reason_of(&missing).as_deref(), Some("BRAKE_NOT_FOUND"));
+}
+
+#[tokio::test]
+async fn the_strategy_and_the_kit_say_what_is_where() {
+    let (lab, _agent) = Lab::with_agent().await;
+    let strategy = lab.api.get_strategy(lab.as_ada(pb::GetStrategyRequest {})).await;
+    let strategy = strategy.expect("an answer").into_inner();
+    let wiki = &strategy.backups[0];
+    assert_eq!(wiki.schedule.as_ref().map(|it| it.backup.as_str()), Some("wiki"));
+    assert_eq!(wiki.copies.as_ref().map(|it| it.copies.len()), Some(2));
+    assert!(wiki.restore_commands[0].starts_with("restic -r "), "{:?}", wiki.restore_commands);
+    let steps = strategy.cold_start.expect("an order").steps;
+    let subjects: Vec<_> = steps.iter().map(|step| step.subject.as_str()).collect();
+    assert_eq!(subjects, ["host/hx310-db", "repository/nas", "backup/wiki"]);
+
+    let kit = async || {
+        let request = lab.as_ada(pb::GetRecoveryKitRequest {});
+        lab.api.get_recovery_kit(request).await.expect("an answer").into_inner()
+    };
+    let before = kit().await;
+    assert_eq!((before.fingerprint.len(), before.last_proof), (64, None));
+    let item = pb::KitProofItem { secret: "nas-key".to_owned(), opened: true, ..Default::default() };
+    let proof = pb::RecordKitProofRequest {
+        request_id: numbered(3).to_string(),
+        fingerprint: before.fingerprint.clone(),
+        items: vec![item],
+    };
+    let kept = lab.api.record_kit_proof(lab.as_ada(proof)).await.expect("kept").into_inner();
+    assert!(kept.missing.is_empty());
+    let after = kit().await;
+    assert_eq!(after.fingerprint, before.fingerprint);
+    assert!(after.last_proof.is_some_and(|proof| proof.passed && proof.by.contains("ada")));
+    let verified = lab.api.verify_drill_evidence(lab.as_ada(pb::VerifyDrillEvidenceRequest {}));
+    let verified = verified.await.expect("an answer").into_inner();
+    assert!(verified.intact && verified.public_key_pem.contains("PUBLIC KEY"));
+}
+
+#[tokio::test]
+async fn a_pause_ends_within_ninety_days() {
+    let (lab, _agent) = Lab::with_agent().await;
+    let pause = async |until: &str| {
+        let request = pb::PauseScheduleRequest {
+            backup: "wiki".to_owned(),
+            reason: "moving house".to_owned(),
+            until: Some(homelab_rpc::node::to_proto(time(until))),
+        };
+        lab.api.pause_schedule(lab.as_ada(request)).await
+    };
+    for wrong in ["2026-02-02T11:00:00Z", "2027-02-02T12:00:00Z"] {
+        assert!(pause(wrong).await.is_err(), "{wrong}");
+    }
+    let paused = pause("2026-02-04T12:00:00Z").await.expect("paused").into_inner();
+    let schedule = paused.schedule.expect("a schedule");
+    assert!(schedule.paused && schedule.paused_until.is_some() && schedule.next_run_at.is_some());
+    assert_eq!(schedule.punctuality(), pb::Punctuality::Ok);
+}
