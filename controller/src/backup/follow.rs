@@ -71,10 +71,10 @@ impl Backups {
     /// Follows a run until it has ended. Following it twice is following it once; whoever asks gets
     /// it as it changes.
     pub(super) fn follow(&self, run: Run) -> watch::Receiver<Run> {
-        self.follow_as(run, false)
+        self.follow_as(run, Origin::Started)
     }
 
-    fn follow_as(&self, run: Run, is_found_again: bool) -> watch::Receiver<Run> {
+    fn follow_as(&self, run: Run, origin: Origin) -> watch::Receiver<Run> {
         let id = run.spec.id;
         let mut followed = self.followers().lock();
         if let Some(follower) = followed.get(&id) {
@@ -88,7 +88,7 @@ impl Backups {
             backups: self.clone(),
             id,
             shown,
-            is_found_again,
+            origin,
             heard_since: None,
             reports: 0,
             written_at: None,
@@ -99,12 +99,20 @@ impl Backups {
     }
 }
 
+/// Where the follower of a run comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// This controller started the run.
+    Started,
+    /// The run was in the store; perhaps it was started before this controller was.
+    FoundAgain,
+}
+
 struct Follower {
     backups: Backups,
     id: RunId,
     shown: watch::Sender<Run>,
-    /// It was started before this controller was.
-    is_found_again: bool,
+    origin: Origin,
     /// Since when the agent is known, here, to work on it.
     heard_since: Option<Instant>,
     /// How often the agent was heard of.
@@ -162,7 +170,7 @@ impl Follower {
         }
         // A controller that was killed may have told the agent and not have heard of it again; an agent
         // that was restarted as well would begin anew what is in the repository already.
-        if self.is_found_again
+        if self.origin == Origin::FoundAgain
             && !self.was_heard()
             && let Some(stored) = self.find_stored().await?
         {
@@ -483,7 +491,7 @@ impl BackgroundTask for FollowRuns {
         let open = backups.parts().store.read().await?.runs().open().await?;
         let before = backups.followers().count();
         for run in open {
-            backups.follow_as(run, true);
+            backups.follow_as(run, Origin::FoundAgain);
         }
         match backups.followers().count().saturating_sub(before) {
             0 => Ok(Done::Nothing),

@@ -115,8 +115,8 @@ struct Differences<'a> {
 fn differences<'a>(
     known: &'a [SeenSnapshot],
     listed: &'a [Listed],
-    is_whole: bool,
 ) -> Differences<'a> {
+    let is_whole = listed.len() < usize::from(LISTED_MAX);
     let by_id: BTreeMap<_, _> = known.iter().map(|one| (one.id.as_str(), one)).collect();
     let present: BTreeSet<_> = listed.iter().map(|one| one.snapshot.id.as_str()).collect();
     let mut found = Differences::default();
@@ -156,8 +156,7 @@ impl Backups {
                 return Err(error.into());
             }
         };
-        let is_whole = listed.len() < usize::from(LISTED_MAX);
-        self.record(backup, repository, &listed, is_whole).await?;
+        self.record(backup, repository, &listed).await?;
         let now = self.now();
         self.holdings().change(name, repository, |shelf| {
             *shelf = Shelf { listed_at: Some(now), listed, trouble: None, facts };
@@ -171,12 +170,11 @@ impl Backups {
         backup: &Backup,
         repository: &RepositoryName,
         listed: &[Listed],
-        is_whole: bool,
     ) -> Result<(), StoreError> {
         let parts = self.parts();
         let known = parts.store.read().await?.snapshots().of(&backup.name).await?;
         let known: Vec<_> = known.into_iter().filter(|one| one.repository == *repository).collect();
-        let found = differences(&known, listed, is_whole);
+        let found = differences(&known, listed);
         if found.new.is_empty() && found.back.is_empty() && found.gone.is_empty() {
             return Ok(());
         }

@@ -86,6 +86,15 @@ impl From<ReadError> for RetentionError {
     }
 }
 
+/// What is wanted of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// To know whether it would be carried out.
+    Check,
+    /// To carry it out.
+    CarryOut,
+}
+
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
@@ -164,7 +173,7 @@ impl Backups {
         backup: &Backup,
         repository: &RepositoryName,
         digest: &str,
-        validate_only: bool,
+        deed: Deed,
         by: &str,
     ) -> Result<Applied, RetentionError> {
         let name = &backup.name;
@@ -178,7 +187,7 @@ impl Backups {
         if digest_of(&plan) != digest {
             return Err(RetentionError::Stale(name.clone()));
         }
-        self.carry_out(backup, policy, &plan, validate_only, by).await
+        self.carry_out(backup, policy, &plan, deed, by).await
     }
 
     async fn carry_out(
@@ -186,7 +195,7 @@ impl Backups {
         backup: &Backup,
         policy: &KeepPolicy,
         plan: &Plan,
-        validate_only: bool,
+        deed: Deed,
         by: &str,
     ) -> Result<Applied, RetentionError> {
         if let Some(brake) = plan.braked_by() {
@@ -203,14 +212,14 @@ impl Backups {
             delete: owned(&mut plan.to_delete()),
             quarantine_min: policy.quarantine,
             floor: policy.floor,
-            validate_only,
+            validate_only: false,
         };
         let applied = Applied { quarantined: order.quarantine.len(), deleted: order.delete.len() };
         let host = self.keeper(backup, &plan.repository);
         let agents = &self.parts().agents;
         // What the agent would refuse is not stated as done.
         agents.retain(&host, &RetentionOrder { validate_only: true, ..order.clone() }).await?;
-        if validate_only || plan.is_empty() {
+        if deed == Deed::Check || plan.is_empty() {
             return Ok(applied);
         }
         self.state_deleted(plan, &order, by).await?;
@@ -429,7 +438,7 @@ impl BackgroundTask for ApplyRetention {
                 }
             };
             for plan in plans.iter().filter(|plan| !plan.is_empty()) {
-                match backups.carry_out(backup, policy, plan, false, RETENTION).await {
+                match backups.carry_out(backup, policy, plan, Deed::CarryOut, RETENTION).await {
                     Ok(applied) => done.push(format!(
                         "`{}` in `{}`: {} given up, {} deleted",
                         plan.backup, plan.repository, applied.quarantined, applied.deleted

@@ -14,7 +14,7 @@ use crate::{
     backup::{
         agents::Upkeep,
         evidence,
-        retention::{ApplyRetention, RetentionError, digest_of},
+        retention::{ApplyRetention, Deed, RetentionError, digest_of},
         upkeep::KeepUpRepositories,
     },
 };
@@ -222,7 +222,7 @@ async fn a_plan_that_changed_since_it_was_looked_at_is_not_carried_out() {
     lab.agent.hold(snapshot(run_id(9), time(NOW)), None);
     let apply = |digest: String| {
         let (lab, backup, nas) = (&lab, backup.clone(), nas.clone());
-        async move { lab.backups.apply_retention(&backup, &nas, &digest, false, "ada").await }
+        async move { lab.backups.apply_retention(&backup, &nas, &digest, Deed::CarryOut, "ada").await }
     };
     assert!(matches!(apply(digest).await, Err(RetentionError::Stale(_))));
     let plans = lab.backups.plan_retention_now(&backup, &policy).await.expect("a plan");

@@ -221,9 +221,9 @@ impl BackupAgents for ScriptedAgent {
     async fn retain(&self, host: &HostName, order: &RetentionOrder) -> Result<(), CallError> {
         self.reach(host)?;
         let mut state = self.state();
-        let held: Vec<_> = state.held.iter().map(|one| one.snapshot.id.clone()).collect();
-        let is_stale = order.expected.len() != held.len()
-            || order.expected.iter().any(|id| !held.contains(id));
+        // It stands for the agents of all repositories, which give up the same one after the other.
+        let mut held = state.held.iter().map(|one| &one.snapshot.id);
+        let is_stale = held.any(|id| !order.expected.contains(id));
         if is_stale {
             let failure = Failure {
                 reason: Reason::try_new("STALE_GENERATION").expect("a reason"),

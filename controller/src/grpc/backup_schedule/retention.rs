@@ -16,7 +16,7 @@ use crate::{
     backup::{
         convert::{span, span_message, time_message},
         copies::CopiesView,
-        retention::{RetentionError, digest_of},
+        retention::{Deed, RetentionError, digest_of},
     },
     grpc::status::IntoStatus,
 };
@@ -39,7 +39,11 @@ impl BackupScheduleApi {
         let now = self.backups.parts().clock.now();
         let plans =
             plans.iter().filter(|plan| only.as_ref().is_none_or(|it| *it == plan.repository));
-        let plans = plans.map(|plan| plan_message(plan, &policy, is_tried, now)).collect();
+        let plans = plans.map(|plan| {
+            let can_apply = !is_tried && !plan.is_empty() && plan.braked_by().is_none();
+            pb::RetentionPlan { applicable: can_apply, ..plan_message(plan, &policy, now) }
+        });
+        let plans = plans.collect();
         Ok(pb::PlanBackupRetentionResponse { plans })
     }
 
@@ -52,9 +56,9 @@ impl BackupScheduleApi {
         let backup = self.declared(&request.backup, call)?;
         let repository = repository_name(&request.repository)?;
         let repository = repository.ok_or_else(|| invalid("repository", "name the repository"))?;
-        let (digest, only_checks) = (&request.digest, request.validate_only);
-        let applied =
-            self.backups.apply_retention(&backup, &repository, digest, only_checks, &by).await;
+        let deed = if request.validate_only { Deed::Check } else { Deed::CarryOut };
+        let digest = &request.digest;
+        let applied = self.backups.apply_retention(&backup, &repository, digest, deed, &by).await;
         let applied = applied.map_err(|error| error.into_status(call))?;
         let number = |one: usize| u32::try_from(one).unwrap_or(u32::MAX);
         Ok(pb::ApplyBackupRetentionResponse {
@@ -159,12 +163,7 @@ pub(super) fn policy_message(policy: &KeepPolicy) -> pb::KeepPolicy {
     }
 }
 
-fn plan_message(
-    plan: &Plan,
-    policy: &KeepPolicy,
-    is_tried: bool,
-    now: Timestamp,
-) -> pb::RetentionPlan {
+fn plan_message(plan: &Plan, policy: &KeepPolicy, now: Timestamp) -> pb::RetentionPlan {
     let calendar = plan.calendar.iter().map(|entry| pb::CalendarEntry {
         rule: entry.rule.to_string(),
         period: entry.period.clone(),
@@ -179,7 +178,7 @@ fn plan_message(
         decisions: plan.decisions.iter().map(decision_message).collect(),
         brakes: plan.brakes.iter().map(brake_message).collect(),
         calendar: calendar.collect(),
-        applicable: !is_tried && !plan.is_empty() && plan.braked_by().is_none(),
+        applicable: false,
     }
 }
 

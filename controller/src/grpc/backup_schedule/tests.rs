@@ -314,7 +314,8 @@ async fn requests_that_make_no_sense_name_their_field() {
 #[tokio::test]
 async fn retention_is_planned_from_what_the_agent_lists_and_not_applied_without_a_policy() {
     let (lab, _agent) = Lab::with_agent().await;
-    let request = pb::PlanBackupRetentionRequest { backup: "wiki".to_owned(), ..Default::default() };
+    let request =
+        pb::PlanBackupRetentionRequest { backup: "wiki".to_owned(), ..Default::default() };
     let plans = lab.api.plan_backup_retention(lab.as_ada(request)).await.expect("a plan");
     let plan = plans.into_inner().plans.remove(0);
     assert!(!plan.applicable, "the site file says nothing of retention");
@@ -360,7 +361,8 @@ async fn the_strategy_and_the_kit_say_what_is_where() {
     };
     let before = kit().await;
     assert_eq!((before.fingerprint.len(), before.last_proof), (64, None));
-    let item = pb::KitProofItem { secret: "nas-key".to_owned(), opened: true, ..Default::default() };
+    let item =
+        pb::KitProofItem { secret: "nas-key".to_owned(), opened: true, ..Default::default() };
     let proof = pb::RecordKitProofRequest {
         request_id: numbered(3).to_string(),
         fingerprint: before.fingerprint.clone(),
