@@ -112,10 +112,7 @@ struct Differences<'a> {
     gone: Vec<&'a SeenSnapshot>,
 }
 
-fn differences<'a>(
-    known: &'a [SeenSnapshot],
-    listed: &'a [Listed],
-) -> Differences<'a> {
+fn differences<'a>(known: &'a [SeenSnapshot], listed: &'a [Listed]) -> Differences<'a> {
     let is_whole = listed.len() < usize::from(LISTED_MAX);
     let by_id: BTreeMap<_, _> = known.iter().map(|one| (one.id.as_str(), one)).collect();
     let present: BTreeSet<_> = listed.iter().map(|one| one.snapshot.id.as_str()).collect();
