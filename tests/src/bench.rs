@@ -37,7 +37,7 @@ pub enum Section {
     Gateway,
     /// The durable queue on SQLite and PostgreSQL, beside raw commits by `pgbench`.
     Queue,
-    /// Backup and drill, beside `pg_dump`, `pg_restore` and `restic`.
+    /// Backup and drill, beside `pg_dump`, `pg_restore`, `zstd`, `restic` and `borg`.
     Backup,
 }
 

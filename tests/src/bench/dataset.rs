@@ -67,6 +67,32 @@ pub(super) fn create(cluster: &Cluster, database: &str, size: Size) -> anyhow::R
     Ok(())
 }
 
+/// Makes the database anew and fills it by `pgbench -i`: rows that compress to a hundredth.
+///
+/// # Errors
+/// When pgbench fails.
+pub(super) fn create_pgbench(cluster: &Cluster, database: &str, scale: u32) -> anyhow::Result<()> {
+    run(cluster.client("dropdb", "postgres").args(["--if-exists", database]));
+    run(cluster.client("createdb", "postgres").args([database]));
+    let mut pgbench = client(cluster, "pgbench", database);
+    pgbench.args(["--initialize", "--quiet", "--scale", &scale.to_string()]);
+    super::pipeline::run(vec![pgbench]).map(drop)
+}
+
+/// So many transactions of pgbench, each of which changes three rows and adds one.
+///
+/// # Errors
+/// When pgbench fails.
+pub(super) fn change_pgbench(
+    cluster: &Cluster,
+    database: &str,
+    transactions: u32,
+) -> anyhow::Result<()> {
+    let mut pgbench = client(cluster, "pgbench", database);
+    pgbench.args(["--client=1", "--random-seed=7", "--transactions", &transactions.to_string()]);
+    super::pipeline::run(vec![pgbench]).map(drop)
+}
+
 /// What a day changes: every 400th document, one in 160 is new, and two blobs.
 pub(super) fn change(cluster: &Cluster, database: &str, size: Size) {
     let new = size.documents / 160;

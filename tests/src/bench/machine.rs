@@ -33,6 +33,8 @@ impl Machine {
             ("nginx", version("nginx", "-v")),
             ("PostgreSQL", version(&postgres, "--version")),
             ("restic", version("restic", "version")),
+            ("borg", version("borg", "--version")),
+            ("zstd", version("zstd", "--version")),
         ];
         Ok(Self { lines })
     }

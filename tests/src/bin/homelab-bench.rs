@@ -27,7 +27,7 @@ enum What {
     Gateway,
     /// The durable queue beside raw commits by pgbench.
     Queue,
-    /// Backup and drill beside pg_dump, pg_restore and restic.
+    /// Backup and drill beside pg_dump, pg_restore, zstd, restic and borg.
     Backup,
     /// Everything; writes docs/benchmarks.md.
     All,

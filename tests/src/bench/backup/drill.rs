@@ -7,6 +7,7 @@ use tokio::runtime::Runtime;
 
 use super::{
     ours::{Agent, Drill},
+    peers::{Peer, Peers},
     server::Server,
 };
 use crate::{
@@ -26,11 +27,18 @@ const SCRATCH: &str = "bench_restore";
 pub(super) struct Drills {
     parallel: Cost,
     plain: Cost,
+    peers: Vec<(Peer, Cost)>,
     ours: Drill,
 }
 
 impl Drills {
-    pub(super) fn measure(lab: &Lab, runtime: &Runtime, agent: &Agent) -> anyhow::Result<Self> {
+    /// Of the newest backup, whose number at the peers is `number`.
+    pub(super) fn measure(
+        lab: &Lab,
+        runtime: &Runtime,
+        agent: &Agent,
+        (peers, number): (&Peers, usize),
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("make a folder for dumps")?;
         let (custom, plain) = (folder.path().join("wiki.dump"), folder.path().join("wiki.sql"));
         for (format, file) in [("--format=custom", &custom), ("--format=plain", &plain)] {
@@ -41,12 +49,17 @@ impl Drills {
         let mut restore = client(&lab.nas, "pg_restore", SCRATCH);
         restore.args(["--jobs=2", "--dbname", SCRATCH]).arg(&custom);
         let server = Server::of(&lab.nas)?;
-        let parallel = server.watched(|| restored(lab, restore), |cost| cost)?;
+        let parallel = server.watched(|| restored(lab, vec![restore]), |cost| cost)?;
         let mut psql = client(&lab.nas, "psql", SCRATCH);
         psql.args(["--no-psqlrc", "--quiet", "--file"]).arg(&plain);
-        let plain = server.watched(|| restored(lab, psql), |cost| cost)?;
+        let plain = server.watched(|| restored(lab, vec![psql]), |cost| cost)?;
+        let mut restores = Vec::new();
+        for peer in Peer::ALL {
+            let restore = || restored(lab, peers.restore(lab, peer, number, SCRATCH));
+            restores.push((peer, server.watched(restore, |cost| cost)?));
+        }
         let ours = server.watched(|| runtime.block_on(agent.drill()), |drill| &mut drill.cost)?;
-        Ok(Self { parallel, plain, ours })
+        Ok(Self { parallel, plain, peers: restores, ours })
     }
 
     /// Wall clock of ours to that of a bare restore.
@@ -54,9 +67,9 @@ impl Drills {
         self.ours.cost.wall.as_secs_f64() / self.parallel.wall.as_secs_f64()
     }
 
-    pub(super) fn table(&self) -> Table {
+    pub(super) fn table(&self, set: &str) -> Table {
         let mut table = Table::new(
-            "Drill: restore into a second PostgreSQL",
+            &format!("Drill, {set}: restore into a second PostgreSQL"),
             ["way", "wall, s", "to pg_restore", "CPU, s", "CPU of server, s", "RSS peak, MB"],
         );
         let mut row = |way: &str, cost: Cost| {
@@ -70,8 +83,11 @@ impl Drills {
                 mb(cost.rss_peak),
             ]);
         };
-        row("createdb, pg_restore -j2 of a file", self.parallel);
+        row("createdb, pg_restore -j2 of an uncompressed file", self.parallel);
         row("createdb, psql of a plain file", self.plain);
+        for (peer, cost) in &self.peers {
+            row(peer.restore(), *cost);
+        }
         row("homelab-backup-agent, compared with the manifest", self.ours.cost);
         let restore = self.ours.report.restore_elapsed.unwrap_or_default();
         let restore = std::time::Duration::try_from(restore).unwrap_or_default();
@@ -82,10 +98,10 @@ impl Drills {
     }
 }
 
-fn restored(lab: &Lab, restore: Command) -> anyhow::Result<Cost> {
+fn restored(lab: &Lab, restore: Vec<Command>) -> anyhow::Result<Cost> {
     let mut create = client(&lab.nas, "createdb", "postgres");
     create.arg(SCRATCH);
-    let cost = pipeline::run(vec![create])?.and(pipeline::run(vec![restore])?);
+    let cost = pipeline::run(vec![create])?.and(pipeline::run(restore)?);
     let mut remove = client(&lab.nas, "dropdb", "postgres");
     remove.arg(SCRATCH);
     pipeline::run(vec![remove])?;

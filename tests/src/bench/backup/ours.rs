@@ -7,8 +7,9 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use homelab_proto::backup::v1::{
-    DrillReport, DrillVerdict, RunBackupRequest, RunDrillRequest,
+    DrillReport, DrillVerdict, RunBackupRequest, RunDrillRequest, VerifyRepositoryRequest,
     backup_service_client::BackupServiceClient, run_backup_response, run_drill_response,
+    verify_repository_response,
 };
 use tokio::time::timeout;
 
@@ -100,6 +101,34 @@ impl Agent {
                     return Ok(());
                 }
                 other => bail!("the backup ended with {other:?}"),
+            }
+        }
+        bail!("the stream ended without an end")
+    }
+
+    /// Reads and checks every byte of the repository.
+    pub(super) async fn verify(&self) -> anyhow::Result<Cost> {
+        Ok(self.counted(timeout(RUN_MAX, self.follow_verification())).await?.0)
+    }
+
+    async fn follow_verification(&self) -> anyhow::Result<()> {
+        use verify_repository_response::Event;
+        let mut client = BackupServiceClient::new(self.way.channel()?);
+        let request = VerifyRepositoryRequest {
+            repository: "nas".to_owned(),
+            read_data: true,
+            ..VerifyRepositoryRequest::default()
+        };
+        let mut stream = client.verify_repository(request).await?.into_inner();
+        while let Some(message) = stream.message().await? {
+            interrupt::check()?;
+            match message.event {
+                Some(Event::Progress(_)) => (),
+                Some(Event::Report(report)) => {
+                    ensure!(report.sound, "the repository is not sound: {:?}", report.problems);
+                    return Ok(());
+                }
+                other => bail!("the verification ended with {other:?}"),
             }
         }
         bail!("the stream ended without an end")
