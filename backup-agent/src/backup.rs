@@ -142,6 +142,7 @@ impl Backup {
             run,
             backup: self.name.clone(),
             key: self.repository.derived_key(&format!("restrict {}", self.name)),
+            last_items: earlier.first().and_then(|last| last.summary.items),
             cancel: cancel.clone(),
             before: Before::new(Arc::clone(&self.repository), earlier),
         };

@@ -29,6 +29,7 @@ use crate::{
         git::config::GitConfig,
         opnsense::config::OpnsenseConfig,
         postgres::config::{PostgresConfig, ServerConfig, ToolsConfig},
+        vaultwarden::config::VaultwardenConfig,
         zfs::config::{ZfsConfig, ZfsPlaceConfig},
     },
 };
@@ -40,9 +41,10 @@ const KNOWN_HOSTS: &str = "/etc/homelab/known_hosts";
 pub const PATH: &str = "/etc/homelab/backup-agent.toml";
 
 /// What `source` may say.
-const SOURCES: [(&str, SourceKind); 5] = [
+const SOURCES: [(&str, SourceKind); 6] = [
     ("files", SourceKind::Files),
     ("postgres", SourceKind::Postgres),
+    ("vaultwarden", SourceKind::Vaultwarden),
     ("git", SourceKind::Git),
     ("opnsense", SourceKind::Opnsense),
     ("zfs", SourceKind::Zfs),
@@ -132,6 +134,8 @@ pub enum SourceConfig {
     Opnsense(Box<OpnsenseConfig>),
     /// A ZFS dataset.
     Zfs(ZfsConfig),
+    /// A Vaultwarden.
+    Vaultwarden(VaultwardenConfig),
 }
 
 /// One place to drill in.
@@ -161,6 +165,8 @@ pub struct FolderConfig {
     pub path: PathBuf,
     /// Whatever takes longer is ended.
     pub run_max: Duration,
+    /// A Vaultwarden to start on restored data, if it is not where it usually is.
+    pub vaultwarden: Option<PathBuf>,
 }
 
 impl Config {
@@ -321,8 +327,7 @@ fn backup(section: &Section<'_>, known: &Known) -> Option<BackupConfig> {
         SourceKind::Git => SourceConfig::Git(GitConfig::read(section)?),
         SourceKind::Opnsense => SourceConfig::Opnsense(Box::new(OpnsenseConfig::read(section)?)),
         SourceKind::Zfs => SourceConfig::Zfs(ZfsConfig::read(section)?),
-        // The words above are those of the kinds that are built.
-        _ => return None,
+        SourceKind::Vaultwarden => SourceConfig::Vaultwarden(VaultwardenConfig::read(section)?),
     };
     let (name, repository) = (name?, repository?);
     Some(BackupConfig { name, repository, copies, spool, source, drill_target })
@@ -356,7 +361,8 @@ fn target(section: &Section<'_>) -> Option<TargetConfig> {
         PlaceKind::Folder => {
             let path = section.required("path", parse::path);
             let run_max = section.or("run-max", FOLDER_RUN_MAX, parse::duration);
-            PlaceConfig::Folder(FolderConfig { path: path?, run_max })
+            let vaultwarden = section.optional("vaultwarden", parse::path);
+            PlaceConfig::Folder(FolderConfig { path: path?, run_max, vaultwarden })
         }
         PlaceKind::Zfs => PlaceConfig::Zfs(ZfsPlaceConfig::read(section)?),
     };
@@ -427,6 +433,7 @@ impl fmt::Display for SourceConfig {
             Self::Git(config) => write!(f, "source = \"git\"\n{config}"),
             Self::Opnsense(config) => write!(f, "source = \"opnsense\"\n{config}"),
             Self::Zfs(config) => write!(f, "source = \"zfs\"\n{config}"),
+            Self::Vaultwarden(config) => write!(f, "source = \"vaultwarden\"\n{config}"),
         }
     }
 }
@@ -435,9 +442,13 @@ impl fmt::Display for PlaceConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Postgres(server) => write!(f, "kind = \"postgres\"\n{server}"),
-            Self::Folder(FolderConfig { path, run_max }) => {
+            Self::Folder(FolderConfig { path, run_max, vaultwarden }) => {
                 writeln!(f, "kind = \"folder\"\npath = \"{}\"", path.display())?;
-                writeln!(f, "run-max = \"{}\"", parse::show_duration(*run_max))
+                writeln!(f, "run-max = \"{}\"", parse::show_duration(*run_max))?;
+                match vaultwarden {
+                    Some(program) => writeln!(f, "vaultwarden = \"{}\"", program.display()),
+                    None => Ok(()),
+                }
             }
             Self::Zfs(place) => write!(f, "kind = \"zfs\"\n{place}"),
         }

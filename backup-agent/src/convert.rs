@@ -450,7 +450,7 @@ fn manifest(manifest: &Manifest) -> pb::Manifest {
     match &manifest.contents {
         Contents::Postgres(contents) => message.postgres = Some(postgres(contents)),
         // Whatever was counted stands in the snapshot's own fields.
-        Contents::Files(_) => {}
+        Contents::Files(_) | Contents::Vaultwarden(_) => {}
         Contents::Git(contents) => message.git = Some(network::git(contents)),
         Contents::Opnsense(contents) => {
             message.opnsense = Some(network::opnsense(manifest, contents));

@@ -14,7 +14,7 @@ pub mod zfs;
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -78,6 +78,13 @@ impl Target {
             Self::Postgres(_) => "postgres",
             Self::Folder(_) => "folder",
             Self::Zfs(_) => "zfs",
+        }
+    }
+
+    fn vaultwarden(&self) -> Option<&Path> {
+        match self {
+            Self::Folder(target) => target.vaultwarden.as_deref(),
+            _ => None,
         }
     }
 

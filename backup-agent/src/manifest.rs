@@ -14,7 +14,7 @@ use crate::{
     source::{
         files::manifest::FilesContents, git::manifest::GitContents,
         opnsense::manifest::OpnsenseContents, postgres::manifest::PostgresContents,
-        zfs::manifest::ZfsContents,
+        vaultwarden::manifest::VaultwardenContents, zfs::manifest::ZfsContents,
     },
 };
 
@@ -64,6 +64,8 @@ pub enum Contents {
     Opnsense(OpnsenseContents),
     /// Of a ZFS dataset.
     Zfs(ZfsContents),
+    /// Of a Vaultwarden.
+    Vaultwarden(VaultwardenContents),
 }
 
 impl Contents {
@@ -76,6 +78,7 @@ impl Contents {
             Self::Git(_) => SourceKind::Git,
             Self::Opnsense(_) => SourceKind::Opnsense,
             Self::Zfs(_) => SourceKind::Zfs,
+            Self::Vaultwarden(_) => SourceKind::Vaultwarden,
         }
     }
 
@@ -88,6 +91,7 @@ impl Contents {
             Self::Git(contents) => Some(contents.refs()),
             Self::Opnsense(contents) => Some(contents.facts.items()),
             Self::Zfs(contents) => contents.census.as_ref().map(|census| census.files),
+            Self::Vaultwarden(contents) => Some(contents.items()),
         }
     }
 
@@ -111,6 +115,9 @@ impl Contents {
             // It was read to its end before it was stored.
             Self::Opnsense(_) => None,
             Self::Zfs(contents) => contents.implausible(files),
+            Self::Vaultwarden(contents) => {
+                contents.postgres.as_ref().and_then(|database| database.implausible(files))
+            }
         }
     }
 }

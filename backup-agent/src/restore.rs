@@ -23,7 +23,7 @@ use crate::{
     manifest::{Contents, FILE_NAME as MANIFEST, Manifest},
     progress::{Progress, Stage},
     repository::{Repository, RepositoryError, Snapshot, StoredFile},
-    source::{files, git, opnsense, postgres, zfs},
+    source::{files, git, opnsense, postgres, vaultwarden, zfs},
 };
 
 /// A restore that succeeded.
@@ -315,5 +315,6 @@ pub fn next_steps(folder: &Path, contents: &Contents) -> Vec<String> {
         Contents::Git(contents) => git::next_steps(folder, contents),
         Contents::Opnsense(contents) => opnsense::next_steps(folder, contents),
         Contents::Zfs(contents) => zfs::restore::next_steps(folder, contents),
+        Contents::Vaultwarden(contents) => vaultwarden::restore::next_steps(folder, contents),
     }
 }

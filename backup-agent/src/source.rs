@@ -7,6 +7,7 @@ pub mod files;
 pub mod git;
 pub mod opnsense;
 pub mod postgres;
+pub mod vaultwarden;
 pub mod zfs;
 
 use std::{
@@ -31,6 +32,7 @@ use files::FilesError;
 use git::GitError;
 use opnsense::OpnsenseError;
 use postgres::PostgresError;
+use vaultwarden::VaultwardenError;
 use zfs::ZfsError;
 
 /// Something that can be backed up. Shared as `Arc<dyn Source>`.
@@ -63,6 +65,8 @@ pub struct Context {
     pub backup: Name,
     /// A secret of this backup, the same for every run.
     pub key: String,
+    /// How many items its last verified snapshot has, in the unit of the kind.
+    pub last_items: Option<u64>,
     /// Ends everything that was started for the run.
     pub cancel: CancellationToken,
     /// What is stored of this backup already.
@@ -147,6 +151,9 @@ pub enum SourceError {
     /// A ZFS source.
     #[error(transparent)]
     Zfs(#[from] ZfsError),
+    /// A Vaultwarden.
+    #[error(transparent)]
+    Vaultwarden(#[from] VaultwardenError),
 }
 
 impl SourceError {
@@ -157,6 +164,7 @@ impl SourceError {
             Self::Git(error) => error,
             Self::Opnsense(error) => error,
             Self::Zfs(error) => error,
+            Self::Vaultwarden(error) => error,
         }
     }
 

@@ -150,6 +150,7 @@ impl Host {
     fn target(&self) -> Target {
         let (exec, clock) = (Arc::new(SystemExec), Arc::new(SystemClock));
         Target::Folder(FolderTarget {
+            vaultwarden: None,
             name: "scratch".parse().expect("a name"),
             path: self.path("drills"),
             owner: HOST.to_owned(),

@@ -20,11 +20,22 @@ use crate::{
     source::{
         Source,
         files::FilesSource,
-        postgres::{PostgresSource, Server, Tools, config::ServerConfig},
+        postgres::{
+            PostgresSource, Server, Tools,
+            config::{PostgresConfig, ServerConfig},
+        },
+        vaultwarden::{
+            Store, VaultwardenSource,
+            config::{StoreConfig, VaultwardenConfig},
+        },
         zfs::{ReplicaTo, ZfsSource, config::ZfsConfig, program::Zfs},
     },
     tree::Rules,
 };
+
+/// How long an upload to Vaultwarden may be under way before the database is copied
+/// anew: large attachments take a while over a home connection.
+const UPLOAD_SETTLES: Duration = Duration::from_secs(20);
 
 /// What they are all put together from.
 pub(super) struct Parts<'a> {
@@ -54,11 +65,8 @@ impl<'a> Parts<'a> {
     pub(super) fn source(&self, config: &BackupConfig) -> Result<Arc<dyn Source>, StartError> {
         let of = || format!("backup `{}`", config.name);
         Ok(match &config.source {
-            SourceConfig::Postgres(postgres) => Arc::new(PostgresSource {
-                server: server(&postgres.server, of)?,
-                database: postgres.server.database.clone(),
-                tools: self.postgres.clone(),
-            }),
+            SourceConfig::Postgres(postgres) => Arc::new(self.database(postgres, of)?),
+            SourceConfig::Vaultwarden(entry) => Arc::new(self.vaultwarden(entry, of)?),
             SourceConfig::Files(files) => Arc::new(FilesSource {
                 roots: files.roots.clone(),
                 rules: Rules { exclude: files.exclude.clone(), filesystems: files.filesystems },
@@ -96,6 +104,41 @@ impl<'a> Parts<'a> {
         Zfs { exec, over, program: program.to_owned(), transfer_max }
     }
 
+    fn database(
+        &self,
+        config: &PostgresConfig,
+        of: impl Fn() -> String,
+    ) -> Result<PostgresSource, StartError> {
+        Ok(PostgresSource {
+            server: server(&config.server, of)?,
+            database: config.server.database.clone(),
+            tools: self.postgres.clone(),
+        })
+    }
+
+    fn vaultwarden(
+        &self,
+        config: &VaultwardenConfig,
+        of: impl Fn() -> String,
+    ) -> Result<VaultwardenSource, StartError> {
+        let store = match &config.store {
+            StoreConfig::Sqlite(file) => Store::Sqlite(file.clone()),
+            StoreConfig::Postgres(entry) => Store::Postgres(Arc::new(self.database(entry, of)?)),
+        };
+        Ok(VaultwardenSource {
+            data_folder: config.data_folder.clone(),
+            attachments_folder: config.attachments_folder.clone(),
+            sends_folder: config.sends_folder.clone(),
+            store,
+            may_fall_percent: config.may_fall_percent,
+            accept_items: config.accept_items,
+            known_missing: config.known_missing.clone(),
+            settle: UPLOAD_SETTLES,
+            scratch: self.postgres.scratch.clone(),
+            clock: Arc::clone(&self.clock),
+        })
+    }
+
     /// Where a drill restores.
     pub(super) fn target(&self, config: &TargetConfig) -> Result<Target, StartError> {
         let (name, owner) = (config.name.clone(), self.host.to_owned());
@@ -111,7 +154,8 @@ impl<'a> Parts<'a> {
             PlaceConfig::Folder(place) => {
                 let (exec, clock) = (Arc::clone(&self.exec), Arc::clone(&self.clock));
                 let tools = FolderTools { exec, clock, run_max: place.run_max };
-                Target::Folder(FolderTarget { name, path: place.path.clone(), owner, tools })
+                let (path, vaultwarden) = (place.path.clone(), place.vaultwarden.clone());
+                Target::Folder(FolderTarget { name, path, owner, tools, vaultwarden })
             }
             PlaceConfig::Zfs(place) => Target::Zfs(ZfsTarget {
                 name,

@@ -24,7 +24,7 @@ use crate::{
     manifest::{Contents, Manifest},
     progress::{Progress, Stage},
     restore::{self, OnDamage, RestoreError},
-    source::{SourceError, files, git, opnsense},
+    source::{SourceError, files, git, opnsense, vaultwarden},
 };
 use scratch::Scratch;
 pub use scratch::{MARKER, PREFIX};
@@ -40,6 +40,8 @@ pub struct FolderTarget {
     pub owner: String,
     /// What runs there.
     pub tools: FolderTools,
+    /// A Vaultwarden to start on restored data, if it is not where it usually is.
+    pub vaultwarden: Option<PathBuf>,
 }
 
 /// What looking at restored files takes.
@@ -114,6 +116,10 @@ fn examine(
         Contents::Git(contents) => git::examine(folder, contents, examination),
         Contents::Opnsense(contents) => opnsense::examine(folder, contents, examination),
         Contents::Zfs(_) => Err(work.unsuited(manifest, "zfs")),
+        Contents::Vaultwarden(contents) => {
+            let program = work.drill.target.vaultwarden();
+            vaultwarden::restore::examine(folder, contents, program, examination)
+        }
     }
 }
 
@@ -121,7 +127,10 @@ fn examine(
 fn suits(work: &Work<'_>, manifest: &Manifest) -> Result<(), DrillError> {
     match &manifest.contents {
         Contents::Postgres(_) => Err(work.unsuited(manifest, "postgres")),
-        Contents::Files(_) | Contents::Git(_) | Contents::Opnsense(_) => Ok(()),
+        Contents::Files(_)
+        | Contents::Git(_)
+        | Contents::Opnsense(_)
+        | Contents::Vaultwarden(_) => Ok(()),
         Contents::Zfs(_) => Err(work.unsuited(manifest, "zfs")),
     }
 }

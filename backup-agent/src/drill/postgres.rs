@@ -18,13 +18,16 @@ use crate::{
     manifest::{Contents, Manifest},
     progress::{Progress, Stage},
     repository::{RepositoryError, SourceKind},
-    source::postgres::{
-        DATABASE_FILE, PostgresError, Server, Tools,
-        access::Access,
-        contents,
-        manifest::{self, PostgresContents},
-        session::Session,
-        version::{Client, Clients},
+    source::{
+        postgres::{
+            DATABASE_FILE, PostgresError, Server, Tools,
+            access::Access,
+            contents,
+            manifest::{self, PostgresContents},
+            session::Session,
+            version::{Client, Clients},
+        },
+        vaultwarden::manifest::VaultwardenContents,
     },
 };
 use scratch::Scratch;
@@ -76,9 +79,15 @@ impl PostgresTarget {
         work: &'a Work<'a>,
         manifest: &'a Manifest,
     ) -> Result<Attempt<'a>, DrillError> {
-        let Contents::Postgres(contents) = &manifest.contents else {
-            let wanted = if manifest.contents.kind() == SourceKind::Zfs { "zfs" } else { "folder" };
-            return Err(work.unsuited(manifest, wanted));
+        let contents = match &manifest.contents {
+            Contents::Postgres(contents)
+            | Contents::Vaultwarden(VaultwardenContents { postgres: Some(contents), .. }) => {
+                contents
+            }
+            other => {
+                let wanted = if other.kind() == SourceKind::Zfs { "zfs" } else { "folder" };
+                return Err(work.unsuited(manifest, wanted));
+            }
         };
         Ok(Attempt { target: self, work, manifest, contents })
     }
@@ -87,6 +96,9 @@ impl PostgresTarget {
         target_error(&self.name, source)
     }
 }
+
+/// Said in a report instead of a number of files.
+const FILES_LEFT_OUT: &str = "files (left out: drill it in a folder as well)";
 
 /// One drill of one database.
 struct Attempt<'a> {
@@ -99,13 +111,16 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     fn shown(&self, verdict: Verdict, restore_elapsed: Duration) -> Shown {
         let contents = self.contents;
-        let compared = vec![
+        let mut compared = vec![
             Compared { what: "tables", count: contents.tables.len() as u64 },
             Compared { what: "rows", count: contents.rows() },
             Compared { what: "sequences", count: contents.sequences.len() as u64 },
             Compared { what: "large objects", count: contents.large_objects.count },
             Compared { what: "schema objects", count: contents.objects.len() as u64 },
         ];
+        if matches!(self.manifest.contents, Contents::Vaultwarden(_)) {
+            compared.push(Compared { what: FILES_LEFT_OUT, count: 0 });
+        }
         Shown { verdict, restore_elapsed, compared }
     }
 

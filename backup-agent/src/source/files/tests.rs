@@ -24,6 +24,7 @@ fn context() -> Context {
         run: RunId::from(uuid::Uuid::nil()),
         backup: "tree".parse().expect("a name"),
         key: String::new(),
+        last_items: None,
         cancel: CancellationToken::new(),
         before: crate::source::Before::default(),
     }

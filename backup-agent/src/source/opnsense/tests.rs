@@ -140,6 +140,7 @@ async fn take(source: &OpnsenseSource, run: u128) -> Result<Taken, SourceError> 
         run: run_of(run),
         backup: "firewall".parse().expect("a name"),
         key: "a secret of the backup".to_owned(),
+        last_items: None,
         cancel: CancellationToken::new(),
         before: crate::source::Before::default(),
     };

@@ -50,6 +50,7 @@ pub(super) fn context(run: RunId) -> Context {
         run,
         backup: "github".parse().expect("a name"),
         key: "a secret of the backup".to_owned(),
+        last_items: None,
         cancel: CancellationToken::new(),
         before: crate::source::Before::default(),
     }
