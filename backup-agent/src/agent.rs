@@ -3,6 +3,7 @@
 mod copies;
 mod door;
 mod error;
+mod push_back;
 mod retention;
 mod standing;
 mod sweep;
@@ -18,6 +19,7 @@ use uuid::Uuid;
 pub use copies::{Copies, CopyRequest, CopyRole, CopyStanding, CopyState};
 pub use door::Door;
 pub use error::{AgentError, Noun};
+pub use push_back::PushBackRequest;
 pub use standing::Standing;
 
 use crate::{
@@ -29,6 +31,7 @@ use crate::{
     repository::{Depth, Repository, Snapshot},
     restore::{self, OnDamage, Place as RestorePlace},
     runs::{End, Runs, Watched},
+    source::rights::Explained,
     verify,
 };
 
@@ -276,6 +279,16 @@ impl Agent {
             }
         };
         Ok(self.runs.begin(run, work, execute).await?)
+    }
+
+    /// Says which rights a backup needs at its source, and which it has.
+    ///
+    /// # Errors
+    ///
+    /// There is no such backup, or it could not be tried.
+    pub async fn explain(&self, backup: &str) -> Result<Explained, AgentError> {
+        let source = Arc::clone(&find(&self.backups, Noun::Backup, backup)?.1.backup.source);
+        Ok(source.explain(self.new_run()).await?)
     }
 
     /// Cancels a run; says whether it still went on.

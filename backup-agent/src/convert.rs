@@ -33,7 +33,9 @@ use crate::{
     restore::Restored,
     runs::Refused,
     source::{
+        git::PushedBack,
         postgres::{DATABASE_FILE, manifest::PostgresContents},
+        rights::{Explained, RightState, Tried},
         zfs::manifest::ZfsContents,
     },
     verify::Verification,
@@ -368,6 +370,41 @@ pub fn copy(standing: &CopyStanding) -> pb::Copy {
     }
 }
 
+/// Which rights a backup needs and has.
+#[must_use]
+pub fn explained(explained: &Explained) -> pb::ExplainAccessResponse {
+    let finding = |tried: &Tried| {
+        let (status, reason) = match tried.state {
+            RightState::Held => (ConditionStatus::True, "AS_EXPECTED"),
+            RightState::Missing => (ConditionStatus::False, "RIGHT_MISSING"),
+            RightState::Excess => (ConditionStatus::True, "MORE_THAN_NEEDED"),
+        };
+        let remedy = if tried.remedy.is_empty() { "" } else { "\n" };
+        Condition {
+            r#type: tried.what.to_owned(),
+            status: status.into(),
+            reason: reason.to_owned(),
+            message: format!("{}{remedy}{}", tried.text, tried.remedy.join("\n")),
+            since: None,
+        }
+    };
+    pb::ExplainAccessResponse {
+        statements: explained.statements.clone(),
+        findings: explained.tried.iter().map(finding).collect(),
+    }
+}
+
+/// Mirrors that were pushed.
+#[must_use]
+pub fn pushed(pushed: &[PushedBack], elapsed: Duration) -> pb::PushBackReport {
+    pb::PushBackReport {
+        mirrors: pushed.iter().map(|mirror| mirror.name.clone()).collect(),
+        references: pushed.iter().map(|mirror| mirror.refs).sum(),
+        elapsed: Some(duration(elapsed)),
+        warnings: Vec::new(),
+    }
+}
+
 /// What is declared on this host.
 #[must_use]
 pub fn declared(agent: &Agent) -> pb::ListBackupsResponse {
@@ -533,6 +570,7 @@ pub fn refused(error: &AgentError, request_id: &str) -> Status {
             Noun::Backup => of(Code::NotFound, Reason::BACKUP_NOT_FOUND),
             Noun::Repository => of(Code::NotFound, REPOSITORY_NOT_FOUND),
             Noun::Target => of(Code::NotFound, TARGET_NOT_FOUND),
+            Noun::Mirror => of(Code::NotFound, MIRROR_NOT_FOUND),
         },
         AgentError::Unnamed { noun, known } => {
             let field = if *noun == Noun::Target { "target" } else { "repository" };
@@ -550,6 +588,13 @@ pub fn refused(error: &AgentError, request_id: &str) -> Status {
         AgentError::Restore(error) => failed(&Failure::from(error)),
         AgentError::Drill(error) => failed(&Failure::from(error)),
         AgentError::Backup(error) => failed(&Failure::from(error)),
+        AgentError::Source(error) => failed(&Failure::from(error)),
+        AgentError::NoGit { .. } => {
+            Refusal::invalid(message.clone()).field("backup", message).into()
+        }
+        AgentError::BadAddress { .. } => {
+            Refusal::invalid(message.clone()).field("target_url", message).into()
+        }
         AgentError::SameRepository { .. } => {
             Refusal::invalid(message.clone()).field("to", message).into()
         }
@@ -558,6 +603,8 @@ pub fn refused(error: &AgentError, request_id: &str) -> Status {
 
 /// Of a request for something that is not declared here.
 const REPOSITORY_NOT_FOUND: Reason = Reason::named("REPOSITORY_NOT_FOUND");
+/// The same for mirrored Git repositories.
+const MIRROR_NOT_FOUND: Reason = Reason::named("MIRROR_NOT_FOUND");
 /// The same for drill targets.
 const TARGET_NOT_FOUND: Reason = Reason::named("TARGET_NOT_FOUND");
 

@@ -16,6 +16,7 @@ use crate::{
     repository::{RepositoryError, identity::GuardError},
     restore::RestoreError,
     runs::Refused,
+    source::SourceError,
     verify::VerifyError,
 };
 
@@ -62,8 +63,21 @@ impl Failure {
         self.reason == Reason::REPOSITORY_UNAVAILABLE
     }
 
+    /// Somebody cancelled `what`, which left nothing behind that needs a word.
+    #[must_use]
+    pub fn cancelled(what: &str) -> Self {
+        let message = format!("{what} was cancelled");
+        Self { reason: CANCELLED, message, retryable: true }
+    }
+
     fn of(error: &(dyn Error + 'static), (reason, retryable): (Reason, bool)) -> Self {
         Self { reason, message: Chain(error).to_string(), retryable }
+    }
+}
+
+impl From<&SourceError> for Failure {
+    fn from(error: &SourceError) -> Self {
+        Self::of(error, error.reason())
     }
 }
 
@@ -78,6 +92,7 @@ impl From<&AgentError> for Failure {
             AgentError::Drill(error) => return error.into(),
             AgentError::Backup(error) => return error.into(),
             AgentError::NoSnapshot { .. } => (Reason::SNAPSHOT_NOT_FOUND, false),
+            AgentError::Source(error) => error.reason(),
             AgentError::Refused(Refused::InProgress { .. } | Refused::TooMany) => {
                 (Reason::RUN_IN_PROGRESS, true)
             }
@@ -86,6 +101,8 @@ impl From<&AgentError> for Failure {
             | AgentError::Unnamed { .. }
             | AgentError::Ambiguous { .. }
             | AgentError::NoRun { .. }
+            | AgentError::NoGit { .. }
+            | AgentError::BadAddress { .. }
             | AgentError::SameRepository { .. } => (Reason::INVALID_REQUEST, false),
         };
         Self::of(error, kind)

@@ -75,6 +75,15 @@ pub enum Work {
         /// What is pruned.
         repository: Name,
     },
+    /// A push of Git mirrors to another server: what it has there until then.
+    PushBack {
+        /// The backup that has the mirrors.
+        backup: Name,
+        /// One of them, or empty for all.
+        mirror: String,
+        /// Where they go.
+        target: String,
+    },
     /// A verification: nothing.
     Verification {
         /// What is read.
@@ -93,6 +102,7 @@ impl Work {
             // Drills share the roles that they make on a target.
             (Self::Drill { target: a, .. }, Self::Drill { target: b, .. }) => a == b,
             (Self::Copy { to: a, of: x, .. }, Self::Copy { to: b, of: y, .. }) => a == b && x == y,
+            (Self::PushBack { backup: a, .. }, Self::PushBack { backup: b, .. }) => a == b,
             (Self::Restore { target: a, .. }, Self::Restore { target: b, .. }) => a == b,
             (
                 Self::Verification { repository: a, .. },

@@ -25,6 +25,7 @@ use crate::{
     progress::{Progress, Step},
     repository::{Pruned, Snapshot},
     restore::Restored,
+    source::git::PushedBack,
     verify::Verification,
 };
 
@@ -49,6 +50,8 @@ pub enum End {
     Drill(drill::Report),
     /// A copying.
     Copy(Box<Copied>),
+    /// A push of Git mirrors, and how long it took.
+    PushBack(Vec<PushedBack>, Duration),
     /// Any of them that failed.
     Failed(Failure),
 }
@@ -284,6 +287,7 @@ fn log(run: RunId, end: &End) {
             %run, repository = %copied.repository, snapshot = %copied.snapshot.id,
             backup = %copied.snapshot.backup, "a snapshot was copied and proved"
         ),
+        End::PushBack(pushed, _) => info!(%run, mirrors = pushed.len(), "mirrors were pushed"),
         End::Drill(report) => info!(
             %run, backup = %report.backup, snapshot = %report.snapshot,
             verdict = ?report.verdict, "a drill has ended"

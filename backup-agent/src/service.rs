@@ -13,7 +13,7 @@ use homelab_rpc::{guard, not_built::NotBuilt, status::Failure as Refusal};
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::{
-    agent::{Agent, AgentError, CopyRequest, DrillRequest, RestoreRequest},
+    agent::{Agent, AgentError, CopyRequest, DrillRequest, PushBackRequest, RestoreRequest},
     convert,
     ids::{Name, RunId},
     repository::Snapshot,
@@ -28,16 +28,7 @@ const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
 
 /// What is in the protocol and not in the code.
-pub const NOT_BUILT: &[NotBuilt] = &[
-    NotBuilt::new(
-        "/homelab.backup.v1.BackupService/ExplainAccess",
-        "check a run with RunBackup and validate_only",
-    ),
-    NotBuilt::new(
-        "/homelab.backup.v1.BackupService/PushBack",
-        "restore the mirror and push it by hand with `git push --mirror`",
-    ),
-];
+pub const NOT_BUILT: &[NotBuilt] = &[];
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -62,12 +53,6 @@ impl Backups {
     fn run_for(&self, request_id: &str) -> Result<RunId, Status> {
         Ok(convert::request_id(request_id)?.unwrap_or_else(|| self.agent.new_run()))
     }
-}
-
-fn not_built(method: &str) -> Status {
-    // The guard answers before a handler is reached; this is for servers without one.
-    let row = NOT_BUILT.iter().find(|row| row.method.ends_with(method));
-    row.map_or_else(|| Status::unimplemented(method), NotBuilt::status)
 }
 
 #[async_trait]
@@ -323,16 +308,52 @@ impl BackupService for Backups {
 
     async fn explain_access(
         &self,
-        _request: Request<pb::ExplainAccessRequest>,
+        request: Request<pb::ExplainAccessRequest>,
     ) -> Result<Response<pb::ExplainAccessResponse>, Status> {
-        Err(not_built("ExplainAccess"))
+        let call = guard::request_id(&request).to_owned();
+        let explained = self.agent.explain(&request.into_inner().backup).await;
+        let explained = explained.map_err(|error| convert::refused(&error, &call))?;
+        Ok(Response::new(convert::explained(&explained)))
     }
 
     async fn push_back(
         &self,
-        _request: Request<pb::PushBackRequest>,
+        request: Request<pb::PushBackRequest>,
     ) -> Result<Response<Self::PushBackStream>, Status> {
-        Err(not_built("PushBack"))
+        let call = guard::request_id(&request).to_owned();
+        let refused = |error: AgentError| convert::refused(&error, &call);
+        let pb::PushBackRequest {
+            request_id,
+            validate_only,
+            backup,
+            mirror,
+            target_url,
+            snapshot_id,
+        } = request.into_inner();
+        let run = self.run_for(&request_id)?;
+        if !snapshot_id.is_empty() {
+            let what = "mirrors are pushed as they are now; restore the snapshot, and push from \
+                        there as its next steps say";
+            return Err(Refusal::invalid(what).field("snapshot_id", what).into());
+        }
+        let wanted = PushBackRequest { backup, mirror, target: target_url };
+        if validate_only {
+            self.agent.inspect_push_back(&wanted).map_err(refused)?;
+            let event = pb::push_back_response::Event::Progress(convert::progress(
+                crate::progress::Step::default(),
+            ));
+            return Ok(only(pb::PushBackResponse { run_id: run.to_string(), event: Some(event) }));
+        }
+        let watched = self.agent.push_back(run, wanted).await.map_err(refused)?;
+        Ok(follow(&self.tasks, watched, |Followed { run, event, .. }| {
+            use pb::push_back_response::Event as To;
+            let event = match event {
+                Event::Progress(step) => To::Progress(convert::progress(step)),
+                Event::PushBack(pushed, elapsed) => To::Report(convert::pushed(pushed, elapsed)),
+                other => To::Failure(convert::failure(&other.failure())),
+            };
+            pb::PushBackResponse { run_id: run.to_string(), event: Some(event) }
+        }))
     }
 
     async fn get_repository(

@@ -7,6 +7,7 @@ pub mod files;
 pub mod git;
 pub mod opnsense;
 pub mod postgres;
+pub mod rights;
 pub mod vaultwarden;
 pub mod zfs;
 
@@ -29,9 +30,10 @@ use crate::{
     restore,
 };
 use files::FilesError;
-use git::GitError;
+use git::{GitError, GitSource};
 use opnsense::OpnsenseError;
 use postgres::PostgresError;
+use rights::Explained;
 use vaultwarden::VaultwardenError;
 use zfs::ZfsError;
 
@@ -54,6 +56,22 @@ pub trait Source: Debug + Send + Sync {
     ///
     /// Why there is nothing to read.
     async fn begin(&self, context: Context) -> Result<Capture, SourceError>;
+
+    /// Says which rights it needs where it reads, and tries those that it has. Changes
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// It could not be tried.
+    async fn explain(&self, run: RunId) -> Result<Explained, SourceError> {
+        let outcome = self.inspect(run).await.map_err(|error| Chain(&error).to_string());
+        Ok(Explained::by_trying(outcome))
+    }
+
+    /// Itself, if it has Git mirrors: what they hold can be pushed to another server.
+    fn as_git(&self) -> Option<&GitSource> {
+        None
+    }
 }
 
 /// What a source must know about the run.

@@ -8,6 +8,7 @@ use crate::{
     repository::{RepositoryError, identity::GuardError},
     restore::RestoreError,
     runs::Refused,
+    source::{SourceError, git::remote::InvalidBase},
 };
 
 /// What kind of thing a name should have named.
@@ -19,6 +20,8 @@ pub enum Noun {
     Repository,
     /// A drill target.
     Target,
+    /// A mirrored Git repository.
+    Mirror,
 }
 
 impl std::fmt::Display for Noun {
@@ -27,6 +30,7 @@ impl std::fmt::Display for Noun {
             Self::Backup => "backup",
             Self::Repository => "repository",
             Self::Target => "drill target",
+            Self::Mirror => "mirrored repository",
         })
     }
 }
@@ -78,6 +82,24 @@ pub enum AgentError {
         /// The repository.
         repository: Name,
     },
+    /// Only Git mirrors can be pushed.
+    #[error("backup `{backup}` has no Git mirrors; name one with `source = \"git\"`")]
+    NoGit {
+        /// The backup.
+        backup: Name,
+    },
+    /// The address of a server cannot be used.
+    #[error("`{address}` cannot be pushed to")]
+    BadAddress {
+        /// What was given.
+        address: String,
+        /// What it should be.
+        #[source]
+        source: InvalidBase,
+    },
+    /// The source could not be looked at.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// The run did not begin.
     #[error(transparent)]
     Refused(#[from] Refused),

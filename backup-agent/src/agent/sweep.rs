@@ -93,7 +93,10 @@ impl Agent {
             }
             // Scratch places are swept by name and marker with all others, and the next prune goes on
             // where this one was cut off.
-            Work::Drill { .. } | Work::Prune { .. } | Work::Verification { .. } => {}
+            Work::Drill { .. }
+            | Work::Prune { .. }
+            | Work::PushBack { .. }
+            | Work::Verification { .. } => {}
         }
         Ok(())
     }

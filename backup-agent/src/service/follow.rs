@@ -18,6 +18,7 @@ use crate::{
     repository::Pruned,
     restore::Restored,
     runs::{Copied, End, Ended, Watched},
+    source::git::PushedBack,
     verify::Verification,
 };
 
@@ -40,6 +41,7 @@ pub(super) enum Event<'e> {
     Restore(&'e Restored),
     Drill(&'e Report),
     Copy(&'e Copied),
+    PushBack(&'e [PushedBack], Duration),
     Failed(&'e Failure),
 }
 
@@ -66,6 +68,7 @@ impl<'e> From<&'e End> for Event<'e> {
             End::Restore(restored) => Self::Restore(restored),
             End::Drill(report) => Self::Drill(report),
             End::Copy(copied) => Self::Copy(copied),
+            End::PushBack(pushed, elapsed) => Self::PushBack(pushed, *elapsed),
             End::Failed(failure) => Self::Failed(failure),
         }
     }

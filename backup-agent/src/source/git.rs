@@ -88,6 +88,10 @@ impl Source for GitSource {
         SourceKind::Git
     }
 
+    fn as_git(&self) -> Option<&GitSource> {
+        Some(self)
+    }
+
     async fn inspect(&self, run: RunId) -> Result<Vec<String>, SourceError> {
         let git = Git::reaching(&self.tools, run, &self.remote)?;
         let mut findings = Vec::new();

@@ -279,7 +279,7 @@ async fn what_is_refused_says_why_by_a_stable_reason() {
     let drill = pb::RunDrillRequest { backup: "wiki-daily".to_owned(), ..Default::default() };
     let refused = client.run_drill(drill).await.expect_err("nothing to drill");
     assert_eq!(reason_of(&refused).as_deref(), Some("SNAPSHOT_NOT_FOUND"));
-    let refused = client.push_back(pb::PushBackRequest::default()).await;
+    let refused = client.apply_retention(pb::ApplyRetentionRequest::default()).await;
     assert_eq!(reason_of(&refused.expect_err("not built")).as_deref(), Some("NOT_BUILT_YET"));
 
     let validate = pb::RunBackupRequest { validate_only: true, ..wiki("") };

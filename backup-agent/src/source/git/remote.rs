@@ -123,6 +123,12 @@ impl Base {
         self.scheme
     }
 
+    /// Whether both are on one server, reached in the same way.
+    #[must_use]
+    pub fn is_at_same_origin(&self, other: &Self) -> bool {
+        self.scheme != Scheme::File && self.origin() == other.origin()
+    }
+
     /// The address up to the path, as credentials are bound to it.
     pub(super) fn origin(&self) -> Option<(&str, &str)> {
         let (scheme, rest) = self.text.split_once("://")?;
