@@ -279,8 +279,13 @@ async fn what_is_refused_says_why_by_a_stable_reason() {
     let drill = pb::RunDrillRequest { backup: "wiki-daily".to_owned(), ..Default::default() };
     let refused = client.run_drill(drill).await.expect_err("nothing to drill");
     assert_eq!(reason_of(&refused).as_deref(), Some("SNAPSHOT_NOT_FOUND"));
-    let refused = client.apply_retention(pb::ApplyRetentionRequest::default()).await;
-    assert_eq!(reason_of(&refused.expect_err("not built")).as_deref(), Some("NOT_BUILT_YET"));
+    let push = pb::PushBackRequest { backup: "wiki-daily".to_owned(), ..Default::default() };
+    let refused = client.push_back(push).await.expect_err("a database has no mirrors");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    let explain = pb::ExplainAccessRequest { backup: "wiki-daily".to_owned() };
+    let explained = client.explain_access(explain).await.expect("an explanation").into_inner();
+    let held = i32::from(ConditionStatus::True);
+    assert!(explained.findings.iter().all(|finding| finding.status == held), "{explained:?}");
 
     let validate = pb::RunBackupRequest { validate_only: true, ..wiki("") };
     let mut stream = client.run_backup(validate).await.expect("a stream").into_inner();
