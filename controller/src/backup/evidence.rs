@@ -164,6 +164,8 @@ mod tests {
 
     use super::*;
 
+    type Change = fn(&mut Vec<Attestation>);
+
     fn seen(id: u32) -> Fact {
         Fact::Seen(SnapshotFacts {
             backup: BackupName::try_new("wiki").expect("a name"),
@@ -201,7 +203,7 @@ mod tests {
             })
         };
         assert_eq!(walk(&all), Ok(()));
-        let changes: [(&str, fn(&mut Vec<Attestation>)); 5] = [
+        let changes: [(&str, Change); 5] = [
             ("text", |all| all[3].statement = all[3].statement.replace("wiki", "kiwi")),
             ("missing", |all| drop(all.remove(3))),
             ("row", |all| all[3].kind = StatementKind::Deleted),
