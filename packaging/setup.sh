@@ -25,6 +25,7 @@ need git git
 need git-lfs git-lfs
 need ssh-keygen openssh-client
 [ -x /usr/sbin/sshd ] || missing="$missing openssh-server"
+[ -x /usr/lib/openssh/sftp-server ] || missing="$missing openssh-sftp-server"
 for what in "$@"; do
     case $what in
     test) ;;

@@ -14,6 +14,10 @@ pub const STEPS: &[&str] = &[
     "backup.begun",
     // The source's streams are open, and nothing has been read.
     "backup.source-open",
+    // A pack is there, proved, and in no index.
+    "backup.pack-proved",
+    // The index names the packs, and there is no snapshot.
+    "backup.indexed",
     // Everything is stored, and nothing of it is visible.
     "backup.stored",
     // The snapshot is visible, and nobody has been told.
@@ -32,6 +36,16 @@ pub const STEPS: &[&str] = &[
     "drill.examined",
     // The folder is gone, and nobody has been told.
     "drill.removed",
+    // The lock is taken, nothing is marked or removed.
+    "prune.began",
+    // The engine is done, the reserve is not kept again.
+    "prune.packs-done",
+    // Those to be recovered are shown, none is hidden.
+    "retention.shown",
+    // Those to be hidden are hidden, none is deleted.
+    "retention.hidden",
+    // The snapshots are deleted, their marks are there still.
+    "retention.deleted",
     // The files are there under a name that is swept.
     "restore.filled",
     // The new folder has a name that is kept, the old one is in its place.

@@ -43,7 +43,9 @@ fn steps(of: &str) -> Vec<&'static str> {
 fn every_listed_step_belongs_to_one_of_these_tests() {
     let groups: BTreeSet<&str> =
         STEPS.iter().map(|step| step.split('.').next().expect("a group")).collect();
-    assert_eq!(groups, BTreeSet::from(["backup", "copy", "drill", "restore"]));
+    // Those of `retention` and `prune` are tested beside the repository.
+    let here = ["backup", "copy", "drill", "prune", "restore", "retention"];
+    assert_eq!(groups, BTreeSet::from(here));
 }
 
 /// A host with a tree to back up, a repository, a spool and a folder to drill in.

@@ -13,6 +13,7 @@ use rustic_core::{LimitOption, PruneOptions, PrunePlan, repofile::SnapshotFile};
 
 use super::{Opened, order, quarantine, record};
 use crate::{
+    failpoint,
     ids::SnapshotId,
     progress::{Progress, Stage},
     repository::{
@@ -132,15 +133,18 @@ impl Opened<'_> {
         for id in &task.show {
             quarantine::show(self.storage(), id.as_str()).map_err(failed)?;
         }
+        failpoint::reach("retention.shown");
         for id in &task.hide {
             let by = (repository.host.as_str(), now);
             quarantine::hide(self.storage(), &self.vault, id, by).map_err(failed)?;
         }
+        failpoint::reach("retention.hidden");
         let doomed =
             |file: &&SnapshotFile| record::id_of(file).is_some_and(|id| task.delete.contains(&id));
         let doomed: Vec<_> = all.iter().filter(doomed).map(|file| file.id).collect();
         let deleted = self.engine.delete_snapshots(&doomed);
         repository.engine_result(deleted, "delete a snapshot")?;
+        failpoint::reach("retention.deleted");
         // The mark goes last: a snapshot is never shown again on its way out.
         for id in &task.delete {
             quarantine::show(self.storage(), id.as_str()).map_err(failed)?;
@@ -176,7 +180,9 @@ impl Opened<'_> {
         progress.enter(Stage::Checking, None);
         let temporaries =
             self.sweep(now).map_err(|error| repository.place("sweep temporary files", error))?;
+        failpoint::reach("prune.began");
         let mut pruned = self.prune_packs(policy)?;
+        failpoint::reach("prune.packs-done");
         pruned.temporaries = temporaries;
         // Room for the next time; a disk that is still full has none.
         if let Err(error) = self.keep_reserve() {

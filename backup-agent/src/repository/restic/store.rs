@@ -17,6 +17,7 @@ use super::{
     write::{Added, Desk, Stream, WriteError},
 };
 use crate::{
+    failpoint,
     ids::Name,
     progress::{Progress, Stage},
     repository::{
@@ -72,6 +73,7 @@ pub(super) fn store(
     });
     // After a failure as well: what is there and proved, the next run need not store again.
     let closed = shelf.close();
+    failpoint::reach("backup.indexed");
     let (streams, trees) = stored.map_err(|error| failed(opened, error))?;
     let index_bytes = closed.map_err(|error| opened.repository.place("write the index", error))?;
 

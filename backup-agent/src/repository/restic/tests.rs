@@ -1,6 +1,7 @@
 //! The repository as a whole, with the `restic` program as its auditor.
 
 mod damage;
+mod kill;
 mod place;
 mod retention;
 mod sftp;

@@ -29,6 +29,7 @@ use super::{
     vault::{Id, Packing, Sealed, Vault},
 };
 use crate::{
+    failpoint,
     repository::{Incoming, storage::Storage},
     stream::{Gauge, Measured, StreamError},
 };
@@ -335,6 +336,7 @@ impl Shared<'_> {
                 continue;
             }
             let Some(blobs) = self.failure.note(self.desk.put(&pack)) else { continue };
+            failpoint::reach("backup.pack-proved");
             lock(&self.added).take(&pack, &blobs);
             self.failure.note(self.shelf.add(pack.id, blobs));
         }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::repository::OrderMode;
 
-const AT_ONCE: PrunePolicy = PrunePolicy { keep_packs: Duration::ZERO };
+pub(super) const AT_ONCE: PrunePolicy = PrunePolicy { keep_packs: Duration::ZERO };
 
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
