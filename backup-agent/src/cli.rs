@@ -1,5 +1,7 @@
 //! The command line of `homelab-backup-agent`.
 
+mod git;
+
 use std::{
     error::Error,
     fmt::Display,
@@ -23,6 +25,7 @@ use crate::{
     repository::Depth,
     restore::{OnDamage, Place},
 };
+use git::GitCommand;
 
 /// Makes backups, proves them and restores them; serves that over gRPC.
 #[derive(Debug, Parser)]
@@ -91,6 +94,9 @@ enum Command {
         #[arg(long)]
         read_data: bool,
     },
+    /// Mirrored Git repositories.
+    #[command(subcommand)]
+    Git(GitCommand),
 }
 
 impl Cli {
@@ -124,6 +130,12 @@ impl Cli {
             Command::Drill { repository, snapshot, target } => working(path, async |config| {
                 offline::drill(&config, &repository, &snapshot, &target).await
             }),
+            Command::Git(GitCommand::PushBack(push)) if push.needs_config() => {
+                working(path, async |config| push.run(Some(&config)).await)
+            }
+            Command::Git(GitCommand::PushBack(push)) => {
+                lifecycle::block_on(async { tell(push.run(None).await) })
+            }
         }
     }
 }
@@ -153,9 +165,9 @@ impl Program for BackupAgent {
 }
 
 /// What needs neither a daemon nor the controller.
-fn offline(
+fn offline<E: Error + 'static>(
     path: &Path,
-    verb: impl FnOnce(&Config) -> Result<String, offline::OfflineError>,
+    verb: impl FnOnce(&Config) -> Result<String, E>,
 ) -> ExitCode {
     match Config::load(path) {
         Ok(config) => tell(verb(&config)),
@@ -164,9 +176,9 @@ fn offline(
 }
 
 /// The same, with a source or a target.
-fn working(
+fn working<E: Error + 'static>(
     path: &Path,
-    verb: impl AsyncFnOnce(Config) -> Result<String, offline::OfflineError>,
+    verb: impl AsyncFnOnce(Config) -> Result<String, E>,
 ) -> ExitCode {
     match Config::load(path) {
         Ok(config) => lifecycle::block_on(async { tell(verb(config).await) }),
@@ -174,7 +186,7 @@ fn working(
     }
 }
 
-fn tell(outcome: Result<String, offline::OfflineError>) -> ExitCode {
+fn tell<E: Error + 'static>(outcome: Result<String, E>) -> ExitCode {
     match outcome {
         Ok(text) => print(&text),
         Err(error) => say(&Chain(&error), Exit::Failed),

@@ -129,7 +129,7 @@ pub enum SourceConfig {
     /// Trees of files.
     Files(FilesConfig),
     /// Git repositories.
-    Git(GitConfig),
+    Git(Box<GitConfig>),
     /// A firewall.
     Opnsense(Box<OpnsenseConfig>),
     /// A ZFS dataset.
@@ -324,7 +324,7 @@ fn backup(section: &Section<'_>, known: &Known) -> Option<BackupConfig> {
     let source = match kind? {
         SourceKind::Postgres => SourceConfig::Postgres(PostgresConfig::read(section)?),
         SourceKind::Files => SourceConfig::Files(FilesConfig::read(section)?),
-        SourceKind::Git => SourceConfig::Git(GitConfig::read(section)?),
+        SourceKind::Git => SourceConfig::Git(Box::new(GitConfig::read(section)?)),
         SourceKind::Opnsense => SourceConfig::Opnsense(Box::new(OpnsenseConfig::read(section)?)),
         SourceKind::Zfs => SourceConfig::Zfs(ZfsConfig::read(section)?),
         SourceKind::Vaultwarden => SourceConfig::Vaultwarden(VaultwardenConfig::read(section)?),

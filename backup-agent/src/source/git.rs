@@ -420,7 +420,7 @@ pub enum GitError {
         url: String,
         /// What git said.
         #[source]
-        source: ExecError,
+        source: Box<ExecError>,
     },
     /// The remote says that there is no such repository.
     #[error("there is no repository at {url} (404), or it is hidden from us")]
@@ -429,7 +429,7 @@ pub enum GitError {
         url: String,
         /// What git said.
         #[source]
-        source: ExecError,
+        source: Box<ExecError>,
     },
     /// A declared repository is not there and never was.
     #[error(
@@ -447,7 +447,7 @@ pub enum GitError {
         url: String,
         /// What git said.
         #[source]
-        source: ExecError,
+        source: Box<ExecError>,
     },
     /// The remote has another key than the one that is known.
     #[error(
@@ -459,7 +459,7 @@ pub enum GitError {
         url: String,
         /// What ssh said.
         #[source]
-        source: ExecError,
+        source: Box<ExecError>,
     },
     /// A mirror and the other side differ after all.
     #[error("{name} is not equal on both sides: {differences}")]
@@ -481,12 +481,20 @@ pub enum GitError {
         path: PathBuf,
         /// What git said.
         #[source]
-        source: ExecError,
+        source: Box<ExecError>,
     },
     /// Large files cannot be pushed.
     #[error("{name} has large files, and git-lfs is not installed: apt install git-lfs")]
     NoLfs {
         /// What.
+        name: String,
+    },
+    /// The other server's repository is somebody else's.
+    #[error("{url} has `{name}`, which the mirror does not; nothing was pushed; empty it first")]
+    NotEmpty {
+        /// Where.
+        url: String,
+        /// A ref there.
         name: String,
     },
     /// There is nothing to push.

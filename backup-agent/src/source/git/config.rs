@@ -13,7 +13,7 @@ use super::{
 };
 
 /// The user that GitHub expects beside a token; others take any.
-const TOKEN_USER: &str = "x-access-token";
+pub const TOKEN_USER: &str = "x-access-token";
 
 /// A night.
 const RUN_MAX: Duration = Duration::from_secs(12 * 3600);

@@ -16,7 +16,7 @@ use super::{
     command::{Cause, Git, GitTools},
     refs::{self, Advertised, Change, INCOMING, KEPT, NOT_MIRRORED, Refs, UPSTREAM},
 };
-use crate::ids::RunId;
+use crate::{blocking, ids::RunId};
 
 /// How often the fetch is repeated when upstream moves meanwhile.
 const ATTEMPTS_MAX: u32 = 3;
@@ -73,7 +73,9 @@ impl Mirror<'_> {
     pub(crate) async fn refresh(&self, run: RunId) -> Result<Refreshed, GitError> {
         // Asked first: what is not there leaves no empty mirror behind.
         let Some(mut advertised) = self.advertised().await? else { return Ok(Refreshed::Gone) };
-        if !self.exists() {
+        if self.exists() {
+            self.clear_up().await?;
+        } else {
             self.make().await?;
         }
         let mut warnings = Vec::new();
@@ -125,6 +127,31 @@ impl Mirror<'_> {
         fs::rename(&partial, &self.path).map_err(failed)
     }
 
+    /// Removes what a killed git left: locks that would refuse every later run, and half
+    /// packs. Nobody else writes to a mirror, and a backup runs once at a time.
+    async fn clear_up(&self) -> Result<(), GitError> {
+        let path = self.path.clone();
+        blocking::run(move || {
+            let mut folders = vec![path.clone()];
+            while let Some(folder) = folders.pop() {
+                let failed = |source| GitError::Folder { path: folder.clone(), source };
+                for entry in fs::read_dir(&folder).map_err(failed)? {
+                    let entry = entry.map_err(failed)?;
+                    let name = entry.file_name();
+                    let name = name.to_string_lossy();
+                    if entry.file_type().map_err(failed)?.is_dir() {
+                        folders.push(entry.path());
+                    } else if name.ends_with(".lock") || name.starts_with("tmp_") {
+                        tracing::warn!(path = %entry.path().display(), "git was cut off here");
+                        fs::remove_file(entry.path()).map_err(failed)?;
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// Brings everything that upstream has, and moves nothing of the mirror.
     async fn fetch(&self) -> Result<(), GitError> {
         let everything = format!("+refs/*:{INCOMING}*");
@@ -142,8 +169,13 @@ impl Mirror<'_> {
             &everything,
         ];
         args.extend(without.iter().map(String::as_str));
-        let fetched = self.git.run(&self.path, args).await;
-        fetched.map(drop).map_err(|error| error.explained(&self.url))
+        let Err(error) = self.git.run(&self.path, args).await else { return Ok(()) };
+        let error = error.explained(&self.url);
+        if matches!(error, GitError::Remote { .. }) {
+            // Git reads the mirror too: it is not always the other side that fails.
+            self.check().await?;
+        }
+        Err(error)
     }
 
     /// Moves the mirror to what was fetched; gives what people should know.
@@ -204,20 +236,15 @@ impl Mirror<'_> {
     /// Every object is there and is what its name says. What only breaks a rule of
     /// form, as old repositories do, is a warning.
     async fn check(&self) -> Result<Vec<String>, GitError> {
-        fsck(self.git, &self.path)
-            .await
-            .map_err(|error| match error {
-                GitError::Tool(source) => {
-                    GitError::Damaged { name: self.name.clone(), path: self.path.clone(), source }
-                }
-                other => other,
-            })
-            .map(|strict| {
-                strict
-                    .map(|what| format!("{} breaks a rule of form: {what}", self.name))
-                    .into_iter()
-                    .collect()
-            })
+        let broken = fsck(self.git, &self.path).await.map_err(|error| match error {
+            GitError::Tool(source) => {
+                let (name, path) = (self.name.clone(), self.path.clone());
+                GitError::Damaged { name, path, source: Box::new(source) }
+            }
+            other => other,
+        })?;
+        let text = broken.map(|what| format!("{} breaks a rule of form: {what}", self.name));
+        Ok(text.into_iter().collect())
     }
 }
 
@@ -250,7 +277,7 @@ impl GitError {
     /// The cause behind git's words, where it is one that people must tell apart.
     pub(crate) fn explained(self, url: &str) -> Self {
         let Self::Tool(source) = self else { return self };
-        let url = url.to_owned();
+        let (url, source) = (url.to_owned(), Box::new(source));
         match Cause::of(&source) {
             Cause::Gone => Self::Gone { url, source },
             Cause::Login => Self::Login { url, source },

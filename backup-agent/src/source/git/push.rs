@@ -43,6 +43,12 @@ pub(crate) async fn push(
     let (upstream, kept) = holdings(git, path).await?;
     let wanted = heads_and_tags(&upstream);
     let there = target(mirror).await?;
+    let foreign = |name: &&String| is_pushed(name) && !wanted.contains_key(*name);
+    if overwrite == Overwrite::Never
+        && let Some(name) = there.refs.keys().find(foreign)
+    {
+        return Err(GitError::NotEmpty { url: url.clone(), name: name.clone() });
+    }
     if overwrite == Overwrite::AfterKeeping {
         push_kept(mirror, &kept, &there.refs).await?;
     }
@@ -146,8 +152,11 @@ async fn send(mirror: &Mirror<'_>, specs: &[String]) -> Result<(), GitError> {
     Ok(())
 }
 
+fn is_pushed(name: &str) -> bool {
+    name.starts_with("heads/") || name.starts_with("tags/")
+}
+
 fn heads_and_tags(refs: &Refs) -> Refs {
-    let is_pushed = |name: &str| name.starts_with("heads/") || name.starts_with("tags/");
     refs.iter()
         .filter(|(name, _)| is_pushed(name))
         .map(|(name, id)| (name.clone(), id.clone()))

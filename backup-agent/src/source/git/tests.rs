@@ -175,7 +175,7 @@ async fn pitfall_33_large_files_are_fetched_compared_and_missed_aloud() {
     let upstream = forge.upstream().join("project.git/lfs/objects");
     forge::remove(&lfs::object_path(&upstream, &oid));
     let taken = take(&source, run_of(3)).await.expect("a run");
-    assert_eq!(contents(&taken).repositories[0].lfs_missing, [oid.clone()]);
+    assert_eq!(contents(&taken).repositories[0].lfs_missing, std::slice::from_ref(&oid));
     let warnings = &taken.manifest.warnings;
     assert!(warnings[0].contains("1 large files (26 bytes)"), "{warnings:?}");
     assert!(warnings[0].contains(&oid), "{warnings:?}");
@@ -279,6 +279,13 @@ async fn everything_goes_back_to_a_new_server_in_one_call() {
     let again = push_back(&forge.tools(), run_of(4), &forge.mirrors(), &found, &target).await;
     again.expect_err("history that differs");
     assert_eq!(forge.refs_at(&target, "project").await, there);
+
+    let taken = forge.server("taken", &["project"]).await;
+    let (path, url) = (forge.mirror("project"), taken.url(&found[0]));
+    forge::git(&path, &["push", "--quiet", &url, "refs/upstream/heads/main:refs/heads/foreign"])
+        .await;
+    let foreign = push_back(&forge.tools(), run_of(5), &forge.mirrors(), &found, &taken).await;
+    assert!(matches!(foreign, Err(GitError::NotEmpty { .. })), "{foreign:?}");
 }
 
 #[tokio::test]
@@ -306,6 +313,45 @@ async fn a_drill_finds_a_ref_a_file_and_an_object_that_are_not_what_was_stored()
     torn.damage(b"tree ");
     let Verdict::Failed { differences } = torn.examine().await.0 else { panic!("passed") };
     assert!(differences.iter().any(|text| text.contains("is different")), "{differences:?}");
+}
+
+#[tokio::test]
+async fn what_a_killed_git_left_stops_no_later_run() {
+    let forge = Forge::new().await;
+    forge.commit("project", "main", "one").await;
+    let source = forge.source(&["project"]);
+    take(&source, run_of(1)).await.expect("a run");
+    forge.commit("project", "main", "two").await;
+    let mirror = forge.mirror("project");
+    let left = ["packed-refs.lock", "HEAD.lock", "objects/pack/tmp_pack_Ab12Cd"];
+    for name in left {
+        fs::write(mirror.join(name), "").expect("a file");
+    }
+    take(&source, run_of(2)).await.expect("a run");
+    for name in left {
+        assert!(!mirror.join(name).exists(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_that_rots_on_the_disk_fails_the_run_and_says_what_to_do() {
+    let forge = Forge::new().await;
+    forge.commit("project", "main", "one").await;
+    let source = forge.source(&["project"]);
+    take(&source, run_of(1)).await.expect("a run");
+    let packs = forge.mirror("project").join("objects/pack");
+    let pack = fs::read_dir(packs).expect("packs").filter_map(|entry| {
+        let path = entry.expect("an entry").path();
+        (path.extension()? == "pack").then_some(path)
+    });
+    let pack = pack.last().expect("a pack");
+    let mut bytes = fs::read(&pack).expect("the pack");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    forge::overwrite(&pack, &bytes);
+    let error = take(&source, run_of(2)).await.expect_err("rot");
+    assert!(matches!(error, SourceError::Git(GitError::Damaged { .. })), "{error:?}");
+    assert!(error.to_string().contains("move `"), "{error}");
 }
 
 #[tokio::test]

@@ -160,7 +160,7 @@ impl Publication {
         let path = self.tree.join(&self.file);
         let failed = |source| PublishError::Write { path: path.clone(), source };
         let mut folder = self.tree.clone();
-        for part in self.file.parent().unwrap_or(Path::new("")).components() {
+        for part in self.file.parent().into_iter().flat_map(Path::components) {
             folder.push(part);
             match fs::symlink_metadata(&folder) {
                 Ok(found) if found.is_dir() => {}

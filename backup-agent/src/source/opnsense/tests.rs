@@ -181,13 +181,14 @@ async fn whatever_is_no_configuration_is_refused() {
     let firewall = Firewall::start().await;
     let source = firewall.source();
     let login = "<!DOCTYPE html>\n<html><body>Login</body></html>";
-    let cut = &sample::config()[..2_000];
+    let whole = sample::config();
+    let cut: String = whole.chars().take(2_000).collect();
     let small = "<opnsense><system><hostname>x</hostname><user/></system><interfaces><lan/>\
                  </interfaces><revision><time>1</time></revision></opnsense>";
     for (status, body, expected) in [
         (200, "", "answered with nothing"),
         (200, login, "a web page came"),
-        (200, cut, "not well-formed"),
+        (200, cut.as_str(), "not well-formed"),
         (200, small, "fewer than any real one"),
         (200, "<pfsense></pfsense>", "`pfsense`"),
         (401, "{}", "does not accept the API key (401)"),
