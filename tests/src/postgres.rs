@@ -18,6 +18,12 @@ use homelab_common::exec::{Exec, Program, SystemExec};
 /// The major version that the tests are written for: Debian 12's.
 pub const MAJOR: u32 = 15;
 
+/// An older server, without client programs.
+pub const OLDER: u32 = 14;
+
+/// Newer servers, with client programs.
+pub const NEWER: [u32; 2] = [16, 18];
+
 /// The superuser of every cluster.
 pub const USER: &str = "labadmin";
 
@@ -34,6 +40,7 @@ pub const CLIENTS: &str = "/usr/lib/postgresql";
 /// stopped and removed.
 #[derive(Debug)]
 pub struct Cluster {
+    major: u32,
     folder: tempfile::TempDir,
     port: u16,
 }
@@ -48,13 +55,28 @@ impl Cluster {
     /// PostgreSQL is missing or does not start.
     #[must_use]
     pub fn start(kind: &str, cache: &Path) -> Self {
-        let server = bin("postgres");
-        assert!(server.is_file(), "no {}: apt install postgresql-{MAJOR}", server.display());
-        let template = template(kind, cache);
+        Self::start_of(MAJOR, kind, cache)
+    }
+
+    /// As [`Cluster::start`], of another major version.
+    ///
+    /// # Panics
+    ///
+    /// PostgreSQL is missing or does not start.
+    #[must_use]
+    pub fn start_of(major: u32, kind: &str, cache: &Path) -> Self {
+        let server = bin(major, "postgres");
+        let how = if major == MAJOR {
+            format!("apt install postgresql-{MAJOR}")
+        } else {
+            "packaging/dev-postgres/install.sh".to_owned()
+        };
+        assert!(server.is_file(), "no {}: {how}", server.display());
+        let template = template(major, kind, cache);
         let folder = scratch_folder();
         let data = folder.path().join("data");
         run(Program::new("cp").args(["-a", &text(&template), &text(&data)]));
-        let mut cluster = Self { folder, port: 0 };
+        let mut cluster = Self { major, folder, port: 0 };
         // A port can be taken between looking and binding.
         for _attempt in 0..5 {
             cluster.port = free_port();
@@ -75,7 +97,7 @@ impl Cluster {
             self.port,
             folder.display()
         );
-        let program = as_postgres("pg_ctl")
+        let program = as_postgres(self.major, "pg_ctl")
             .args(["-D", &text(&folder.join("data")), "-l", &text(&folder.join("log"))])
             .args(["-w", "-t", "30", "-o", &options, "start"])
             .accept([0, 1]);
@@ -126,7 +148,8 @@ impl Cluster {
     /// Another client program, able to connect as superuser.
     #[must_use]
     pub fn client(&self, name: &str, database: &str) -> Program {
-        Program::new(text(&bin(name)))
+        // The older server comes without.
+        Program::new(text(&bin(self.major.max(MAJOR), name)))
             .env("PGHOST", "127.0.0.1")
             .env("PGPORT", self.port.to_string())
             .env("PGUSER", USER)
@@ -140,7 +163,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let data = text(&self.folder.path().join("data"));
-        run(as_postgres("pg_ctl").args(["-D", &data, "-m", "immediate", "stop"]).accept([0, 1]));
+        run(as_postgres(self.major, "pg_ctl").args(["-D", &data, "-m", "immediate", "stop"]).accept([0, 1]));
     }
 }
 
@@ -160,8 +183,8 @@ pub fn run(program: Program) -> homelab_common::exec::Output {
 
 /// Runs a program as the user that owns the clusters.
 #[must_use]
-pub fn as_postgres(name: &str) -> Program {
-    let path = text(&bin(name));
+pub fn as_postgres(major: u32, name: &str) -> Program {
+    let path = text(&bin(major, name));
     if !nix::unistd::geteuid().is_root() {
         return Program::new(path).deadline(INITDB_DEADLINE);
     }
@@ -170,12 +193,23 @@ pub fn as_postgres(name: &str) -> Program {
         .deadline(INITDB_DEADLINE)
 }
 
-fn bin(name: &str) -> PathBuf {
-    Path::new(CLIENTS).join(MAJOR.to_string()).join("bin").join(name)
+/// Where the programs of a major version are.
+#[must_use]
+pub fn home(major: u32) -> PathBuf {
+    let root = if major == MAJOR {
+        CLIENTS.into()
+    } else {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../.dev/postgres")
+    };
+    root.join(major.to_string())
 }
 
-fn template(kind: &str, cache: &Path) -> PathBuf {
-    let ready = cache.join(format!("postgres-{MAJOR}-{kind}"));
+fn bin(major: u32, name: &str) -> PathBuf {
+    home(major).join("bin").join(name)
+}
+
+fn template(major: u32, kind: &str, cache: &Path) -> PathBuf {
+    let ready = cache.join(format!("postgres-{major}-{kind}"));
     if ready.is_dir() {
         return ready;
     }
@@ -184,13 +218,13 @@ fn template(kind: &str, cache: &Path) -> PathBuf {
     let mut file = fs::File::create(&password).expect("a password file");
     writeln!(file, "{PASSWORD}").expect("a password file");
     fs::set_permissions(&password, fs::Permissions::from_mode(0o644)).expect("chmod");
-    let program = as_postgres("initdb")
+    let program = as_postgres(major, "initdb")
         .args(["-D", &text(&data), "-U", USER, "-A", "scram-sha-256"])
         .args(["--pwfile", &text(&password), "-E", "UTF8", "--locale=C", "--no-sync"])
         .arg("--wal-segsize=1");
     run(program);
     // Tests run side by side: the first to be ready wins, the others use theirs.
-    let mine = cache.join(format!("postgres-{MAJOR}-{kind}.{}", std::process::id()));
+    let mine = cache.join(format!("postgres-{major}-{kind}.{}", std::process::id()));
     run(Program::new("cp").args(["-a", &text(&data), &text(&mine)]));
     if fs::rename(&mine, &ready).is_err() {
         fs::remove_dir_all(&mine).expect("a second template is removed");

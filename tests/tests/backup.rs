@@ -6,6 +6,8 @@
 mod bench;
 #[path = "backup/pitfalls.rs"]
 mod pitfalls;
+#[path = "backup/postgres.rs"]
+mod postgres;
 #[path = "backup/runs.rs"]
 mod runs;
 #[path = "backup/service.rs"]

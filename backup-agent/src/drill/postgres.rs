@@ -3,14 +3,16 @@
 //! The second server is told from the source by its system identifier, never by its
 //! address.
 
+mod lanes;
 mod scratch;
+mod script;
 
 use std::{
-    io::Write,
+    io::{self, Write},
     time::{Duration, Instant},
 };
 
-use homelab_common::error_chain::Chain;
+use homelab_common::{error_chain::Chain, exec::Streaming};
 
 use super::{Compared, DrillError, FINDINGS_MAX, Shown, Verdict, Work, target_error};
 use crate::{
@@ -23,15 +25,18 @@ use crate::{
             DATABASE_FILE, PostgresError, Server, Tools,
             access::Access,
             contents,
+            fault::Fault,
             manifest::{self, PostgresContents},
-            session::Session,
+            session::{self, Session},
             version::{Client, Clients},
         },
         vaultwarden::manifest::VaultwardenContents,
     },
 };
+use lanes::Lanes;
 use scratch::Scratch;
 pub use scratch::{MARKER, PREFIX, sweep};
+use script::Script;
 
 /// A server to restore into.
 #[derive(Clone, Debug)]
@@ -61,9 +66,11 @@ impl PostgresTarget {
     }
 
     pub(super) fn show(&self, work: &Work<'_>, manifest: &Manifest) -> Result<Shown, DrillError> {
-        let attempt = self.attempt(work, manifest)?;
+        let mut attempt = self.attempt(work, manifest)?;
         let mut session = attempt.connect(&self.database)?;
-        let obstacles = attempt.facts(&mut session)?.obstacles(attempt.contents);
+        let facts = attempt.facts(&mut session)?;
+        attempt.is_other_major = facts.version_num / 10_000 != attempt.contents.database.major();
+        let obstacles = facts.obstacles(attempt.contents);
         if !obstacles.is_empty() {
             return Ok(Shown::unverified(obstacles));
         }
@@ -89,7 +96,7 @@ impl PostgresTarget {
                 return Err(work.unsuited(manifest, wanted));
             }
         };
-        Ok(Attempt { target: self, work, manifest, contents })
+        Ok(Attempt { target: self, work, manifest, contents, is_other_major: false })
     }
 
     fn error(&self, source: PostgresError) -> DrillError {
@@ -106,6 +113,8 @@ struct Attempt<'a> {
     work: &'a Work<'a>,
     manifest: &'a Manifest,
     contents: &'a PostgresContents,
+    /// The target is of another major version than the source was.
+    is_other_major: bool,
 }
 
 impl Attempt<'_> {
@@ -134,61 +143,91 @@ impl Attempt<'_> {
         }
         let total = drill.snapshot.file(DATABASE_FILE).map(|file| file.bytes);
         progress.enter(Stage::Restoring, total);
-        let restored = self.feed(&scratch.name)?;
+        let ended = self.feed(&scratch.name)?;
         let restore_elapsed = began.elapsed();
-        if let Err(failure) = restored {
-            return Ok(self.shown(Verdict::Failed { differences: vec![failure] }, restore_elapsed));
+        if let Some(verdict) = ended {
+            return Ok(self.shown(verdict, restore_elapsed));
         }
         progress.enter(Stage::Comparing, None);
-        let mut session = self.connect(&scratch.name)?;
-        stop.add(session.killer());
-        let found = contents(&mut session).map_err(|source| self.target.error(source))?;
+        let sessions = (0..self.target.tools.limits.sessions.max(1)).map(|_number| {
+            let session = self.connect(&scratch.name)?;
+            stop.add(session.killer());
+            Ok(session)
+        });
+        let mut sessions: Vec<Session> = sessions.collect::<Result<_, DrillError>>()?;
+        let found = contents(&mut sessions, self.contents.row_hash, self.target.tools.limits);
+        let found = found.map_err(|source| self.target.error(source))?;
         Ok(self.shown(judge(self.contents, &found), restore_elapsed))
     }
 
-    /// Pipes the dump into psql. The inner error is a failed restore, for people.
-    fn feed(&self, database: &str) -> Result<Result<(), String>, DrillError> {
+    /// Restores the dump by several sessions at once; a verdict is the end of it.
+    fn feed(&self, database: &str) -> Result<Option<Verdict>, DrillError> {
         let Work { drill, progress, stop } = self.work;
-        let tools = &self.target.tools;
-        let client = self.client()?;
         let access = self.access(database)?;
-        let program = client
-            .program("psql")
-            .args(["--no-psqlrc", "--quiet", "--output=/dev/null", "--set", "ON_ERROR_STOP=1"])
-            .stdin_piped()
-            .deadline(tools.limits.run_max);
-        let started = tools.exec.stream(access.apply(program)).map_err(PostgresError::Tool);
-        let mut psql = started.map_err(|source| self.target.error(source))?;
-        stop.add(psql.killer());
-        let stdin = psql.take_stdin().unwrap_or_else(|| Box::new(std::io::sink()));
-        let mut sink = Counting { sink: stdin, bytes: 0, progress };
+        let mark = format!("homelab-restored-{}", drill.run);
+        let lanes = Lanes::start(self.restorers(&access)?, &mark);
+        let lanes = lanes.map_err(|error| self.restore_error(Fault::Pipe(error)))?;
+        let mut sink = Counting { sink: Script::new(lanes), bytes: 0, progress, refused: false };
         let path = drill.snapshot.path_of(DATABASE_FILE);
         let read = drill.repository.read(&drill.snapshot.id, &path, &mut sink, &stop.cancel);
-        drop(sink);
         if stop.cancel.is_cancelled() {
             return Err(DrillError::Cancelled);
         }
-        let receipt = match read {
-            Err(error @ RepositoryError::Guard(_)) => {
-                return Err(self.work.repository_error(error));
+        match read {
+            // The sessions know why they took no more, and tell below.
+            Err(_) if sink.refused => {}
+            Err(
+                error @ (RepositoryError::Incomplete { .. } | RepositoryError::Mismatch { .. }),
+            ) => {
+                let text = format!("the dump cannot be read: {}", Chain(&error));
+                return Ok(Some(Verdict::of(vec![text])));
             }
-            Err(error @ RepositoryError::Incomplete { .. }) => {
-                return Ok(Err(format!("the dump cannot be read: {}", Chain(&error))));
+            Err(error) => return Err(self.work.repository_error(error)),
+            Ok(receipt) => {
+                let mut files = self.manifest.files.iter();
+                if files.all(|file| file.name != DATABASE_FILE || file.sha256 != receipt.sha256) {
+                    let text = "the dump is not the one that the manifest belongs to";
+                    return Ok(Some(Verdict::of(vec![text.to_owned()])));
+                }
             }
-            // What could not be written to psql has its cause in psql's own end.
-            other => other.ok(),
-        };
-        if let Err(error) = psql.finish() {
-            return Ok(Err(format!("the dump does not restore: {}", Chain(&error))));
         }
-        let Some(receipt) = receipt else {
-            return Ok(Err("psql ended before it had read the whole dump".to_owned()));
-        };
-        let stored = self.manifest.files.iter().find(|file| file.name == DATABASE_FILE);
-        if stored.is_none_or(|stored| stored.sha256 != receipt.sha256) {
-            return Ok(Err("the dump is not the one that the manifest belongs to".to_owned()));
+        let Counting { sink: mut script, refused, .. } = sink;
+        let ended = script.end();
+        match (script.into_stage().finish(), ended) {
+            (Err(_), _) if stop.cancel.is_cancelled() => Err(DrillError::Cancelled),
+            (Err(fault), _) => self.judge_fault(fault).map(Some),
+            (Ok(()), Ok(())) if !refused => Ok(None),
+            (Ok(()), ended) => {
+                let error = ended.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
+                Err(self.restore_error(Fault::Pipe(error)))
+            }
         }
-        Ok(Ok(()))
+    }
+
+    fn restorers(&self, access: &Access) -> Result<Vec<Streaming>, DrillError> {
+        let tools = &self.target.tools;
+        let client = self.client()?;
+        let open = |_number| {
+            let program = session::program(&client, access, tools).arg("--tuples-only");
+            let psql = tools.exec.stream(program).map_err(PostgresError::Tool);
+            let psql = psql.map_err(|source| self.target.error(source))?;
+            self.work.stop.add(psql.killer());
+            Ok(psql)
+        };
+        (0..tools.limits.sessions.max(1)).map(open).collect()
+    }
+
+    fn restore_error(&self, fault: Fault) -> DrillError {
+        self.target.error(PostgresError::Restore(fault))
+    }
+
+    /// A restore that failed: is it the server or the dump?
+    fn judge_fault(&self, fault: Fault) -> Result<Verdict, DrillError> {
+        let is_version = self.is_other_major && fault.may_be_version();
+        if is_version || fault.is_of_server() {
+            return Err(self.restore_error(fault));
+        }
+        Ok(Verdict::of(vec![format!("the dump does not restore: {}", Chain(&fault))]))
     }
 
     fn facts(&self, session: &mut Session) -> Result<Facts, DrillError> {
@@ -229,6 +268,7 @@ impl Attempt<'_> {
 struct Facts {
     system_identifier: String,
     version: String,
+    version_num: u32,
     superuser: bool,
     extensions: Vec<String>,
 }
@@ -237,6 +277,7 @@ const FACTS: &str = "\
 SELECT json_build_object(
   'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
   'version', current_setting('server_version'),
+  'version_num', current_setting('server_version_num')::int,
   'superuser', (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),
   'extensions', (SELECT coalesce(json_agg(name), '[]') FROM pg_available_extensions))";
 
@@ -291,19 +332,21 @@ fn judge(expected: &PostgresContents, found: &PostgresContents) -> Verdict {
 
 struct Counting<'a, W> {
     sink: W,
+    /// Nobody takes what is read.
+    refused: bool,
     bytes: u64,
     progress: &'a Progress,
 }
 
 impl<W: Write> Write for Counting<'_, W> {
-    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
-        let count = self.sink.write(buffer)?;
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let count = self.sink.write(buffer).inspect_err(|_| self.refused = true)?;
         self.bytes += count as u64;
         self.progress.done(self.bytes);
         Ok(count)
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         self.sink.flush()
     }
 }

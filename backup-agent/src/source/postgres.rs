@@ -21,10 +21,15 @@ pub mod config;
 mod contents;
 mod dump;
 mod error;
+pub mod fault;
+pub mod grants;
 pub mod manifest;
+mod objects;
 pub(crate) mod restore;
+mod rows;
 pub mod session;
 pub mod version;
+mod watch;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -88,12 +93,22 @@ pub struct Limits {
     pub run_max: Duration,
     /// How long a table's lock is waited for.
     pub lock_wait: Duration,
+    /// How long a step takes that reads no rows, such as making a database.
+    pub step_max: Duration,
+    /// Sessions that restore and compare at once.
+    pub sessions: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         // A night; and less than anybody waits for a page to load.
-        Self { run_max: Duration::from_secs(12 * 3600), lock_wait: Duration::from_secs(20) }
+        Self {
+            run_max: Duration::from_secs(12 * 3600),
+            lock_wait: Duration::from_secs(20),
+            step_max: Duration::from_secs(5 * 60),
+            // As many as the smallest machine has cores.
+            sessions: 2,
+        }
     }
 }
 
@@ -231,7 +246,8 @@ impl Completing {
     /// Whatever fails first is the cause; the rest is then ended by the caller.
     async fn complete(self, session: Session, moment: Moment) -> Result<Manifest, PostgresError> {
         let Self { context, taken_at, client, access, tools, dumps, promise } = self;
-        let counting = blocking::run(move || moment.count(session));
+        let limit = tools.limits.run_max;
+        let counting = blocking::run(move || moment.count(session, limit));
         match tokio::try_join!(counting, complete_files(dumps)) {
             Ok(((session, mut contents), files)) => {
                 contents.dump_version = client.version;

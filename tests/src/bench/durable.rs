@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use nix::unistd::{User, chown, geteuid};
 
 use crate::{
-    postgres::{Cluster, as_postgres, run},
+    postgres::{Cluster, MAJOR, as_postgres, run},
     process::{command, output},
 };
 
@@ -27,7 +27,7 @@ impl Durable {
             chown(folder.path(), Some(user.uid), Some(user.gid)).context("give the folder away")?;
         }
         let in_memory = cluster.sql("postgres", "show data_directory");
-        run(as_postgres("pg_ctl").args(["-D", &in_memory, "-w", "-m", "fast", "stop"]));
+        run(as_postgres(MAJOR, "pg_ctl").args(["-D", &in_memory, "-w", "-m", "fast", "stop"]));
         let durable = Self { cluster, folder };
         output(command("cp").args(["-a", &in_memory, &durable.data()]))?;
         let place = durable.folder.path().display();
@@ -36,7 +36,7 @@ impl Durable {
              -c synchronous_commit=on -c shared_buffers=128MB -c max_connections=40",
             durable.cluster.port()
         );
-        run(as_postgres("pg_ctl")
+        run(as_postgres(MAJOR, "pg_ctl")
             .args(["-D", &durable.data(), "-l", &format!("{place}/log")])
             .args(["-w", "-t", "60", "-o", &options, "start"]));
         let sql = |sql| durable.cluster.sql("postgres", sql);
@@ -57,7 +57,7 @@ impl Durable {
 
 impl Drop for Durable {
     fn drop(&mut self) {
-        let stop = as_postgres("pg_ctl").args(["-D", &self.data(), "-m", "immediate", "stop"]);
+        let stop = as_postgres(MAJOR, "pg_ctl").args(["-D", &self.data(), "-m", "immediate", "stop"]);
         run(stop.accept([0, 1]));
     }
 }

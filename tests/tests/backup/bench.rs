@@ -214,6 +214,17 @@ impl Bench {
         run(Self::restic_of(&self.path(), args))
     }
 
+    /// Lets a run choose among the client programs of all versions that are there.
+    pub(crate) fn use_all_clients(&mut self) {
+        let clients = self.folder.path().join("all-clients");
+        fs::create_dir(&clients).expect("a folder");
+        for major in [postgres::MAJOR].into_iter().chain(postgres::NEWER) {
+            let link = clients.join(major.to_string());
+            std::os::unix::fs::symlink(postgres::home(major), link).expect("a link");
+        }
+        self.clients = clients;
+    }
+
     /// Puts shell scripts in place of some client programs.
     pub(crate) fn shim(&mut self, major: u32, scripts: &[(&str, &str)]) {
         let clients = self.folder.path().join("clients");
@@ -233,7 +244,11 @@ impl Bench {
 }
 
 pub(crate) fn cluster(kind: &str) -> Cluster {
-    Cluster::start(kind, Path::new(env!("CARGO_TARGET_TMPDIR")))
+    cluster_of(postgres::MAJOR, kind)
+}
+
+pub(crate) fn cluster_of(major: u32, kind: &str) -> Cluster {
+    Cluster::start_of(major, kind, Path::new(env!("CARGO_TARGET_TMPDIR")))
 }
 
 /// A database with one of everything that a restore can lose.
@@ -290,6 +305,11 @@ pub(crate) fn incoming(name: &'static str, bytes: Vec<u8>) -> Incoming {
 /// What a database held, by a manifest.
 pub(crate) fn contents(manifest: &Manifest) -> &PostgresContents {
     let Contents::Postgres(contents) = &manifest.contents else { panic!("a database") };
+    contents
+}
+
+pub(crate) fn contents_mut(manifest: &mut Manifest) -> &mut PostgresContents {
+    let Contents::Postgres(contents) = &mut manifest.contents else { panic!("a database") };
     contents
 }
 

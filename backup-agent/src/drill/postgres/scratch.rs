@@ -1,5 +1,7 @@
 //! What a drill makes on its target, and how it is removed again.
 
+use std::iter;
+
 use homelab_common::error_chain::Chain;
 use serde::Deserialize;
 use tracing::warn;
@@ -64,10 +66,12 @@ fn make(
 ) -> Result<(), PostgresError> {
     let existing: Vec<String> =
         session.ask("list the roles", "SELECT json_agg(rolname) FROM pg_roles")?;
+    // The owner comes first: a database that nobody came to comment on still has one.
     let missing = contents.roles.iter().filter(|role| !existing.contains(role));
+    let own = name.to_owned();
     let comment = quoted_text(comment);
     let mut sql = String::from("BEGIN;");
-    for role in missing {
+    for role in iter::once(&own).chain(missing) {
         let role = quoted_name(role);
         sql.push_str(&format!("CREATE ROLE {role} NOLOGIN; COMMENT ON ROLE {role} IS {comment};"));
     }
@@ -81,7 +85,7 @@ fn make(
 /// The same text must sort, compare and be encoded as in the source.
 fn create(name: &str, like: &Database) -> String {
     let mut sql = format!(
-        "CREATE DATABASE {name} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
+        "CREATE DATABASE {name} OWNER {name} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
         quoted_text(&like.encoding),
         quoted_text(&like.collate),
         quoted_text(&like.ctype)
@@ -113,9 +117,17 @@ struct Marked {
     comment: String,
 }
 
+/// A role and its comment are made at once, a database and its comment are not: what
+/// counts is the comment on the owner of the same name, and on the database itself
+/// only where there is none.
 const DATABASES: &str = "\
-SELECT coalesce(json_agg(json_build_object('name', d.datname, 'comment', s.description)), '[]')
-FROM pg_database d JOIN pg_shdescription s ON s.objoid = d.oid AND s.classoid = 'pg_database'::regclass";
+SELECT coalesce(json_agg(json_build_object('name', d.datname,
+  'comment', coalesce(o.description, s.description))), '[]')
+FROM pg_database d
+LEFT JOIN pg_roles r ON r.oid = d.datdba AND r.rolname = d.datname
+LEFT JOIN pg_shdescription o ON o.objoid = r.oid AND o.classoid = 'pg_authid'::regclass
+LEFT JOIN pg_shdescription s ON s.objoid = d.oid AND s.classoid = 'pg_database'::regclass
+WHERE coalesce(o.description, s.description) IS NOT NULL";
 
 const ROLES: &str = "\
 SELECT coalesce(json_agg(json_build_object('name', r.rolname, 'comment', s.description)), '[]')
@@ -123,7 +135,8 @@ FROM pg_roles r JOIN pg_shdescription s ON s.objoid = r.oid AND s.classoid = 'pg
 
 /// Removes what drills left on the target whose run `is_alive` denies. Blocks. Gives
 /// what was removed. A database needs our name *and* our comment with the same run
-/// in both; anything else is not touched.
+/// in both; anything else is not touched. What cannot be removed now is told in the
+/// log and tried again by the next sweep.
 ///
 /// # Errors
 ///
@@ -140,28 +153,35 @@ pub fn sweep(
             .map(|session| session.keeping(access))
     };
     let mut session = connect()?;
-    let mut removed = Vec::new();
     let databases: Vec<Marked> = session.ask("list the databases", DATABASES)?;
-    for database in databases {
-        let Some(run) = run_of(&database.comment, &target.owner) else { continue };
-        if database.name != database_name(run) || is_alive(run) {
-            continue;
-        }
-        let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted_name(&database.name));
-        session.tell(&format!("drop {}", database.name), &sql)?;
-        removed.push(database.name);
-    }
     let roles: Vec<Marked> = session.ask("list the roles", ROLES)?;
-    for role in roles {
-        if run_of(&role.comment, &target.owner).is_none_or(&is_alive) {
-            continue;
-        }
-        let sql = format!("DROP ROLE IF EXISTS {}", quoted_name(&role.name));
-        match session.tell(&format!("drop role {}", role.name), &sql) {
-            Ok(()) => removed.push(format!("role {}", role.name)),
+    let dead = |marked: &Marked| {
+        let run = run_of(&marked.comment, &target.owner)?;
+        (!is_alive(run)).then_some(run)
+    };
+    let databases = databases
+        .into_iter()
+        .filter(|database| dead(database).is_some_and(|run| database.name == database_name(run)))
+        .map(|Marked { name, .. }| {
+            let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted_name(&name));
+            (name, sql)
+        });
+    // Another drill may use a role by now; the last one takes it away.
+    let roles =
+        roles.into_iter().filter(|role| dead(role).is_some()).map(|Marked { name, .. }| {
+            let sql = format!("DROP ROLE IF EXISTS {}", quoted_name(&name));
+            (format!("role {name}"), sql)
+        });
+    let mut removed = Vec::new();
+    for (what, sql) in databases.collect::<Vec<_>>().into_iter().chain(roles) {
+        match session.tell(&format!("drop {what}"), &sql) {
+            Ok(()) => removed.push(what),
             Err(error) => {
-                // Another drill may use it by now; the last one takes it away.
-                warn!(role = role.name, error = %Chain(&error), "a role of a drill is still in use");
+                warn!(
+                    target_name = %target.name, what, error = %Chain(&error),
+                    "could not remove what a drill left; the next sweep tries again"
+                );
+                // A failed statement ends a session.
                 session = connect()?;
             }
         }

@@ -21,6 +21,12 @@ use crate::ids::RunId;
 /// Seconds that libpq waits for a connection.
 const CONNECT_SECS: &str = "15";
 
+/// A server that is gone without a word is noticed within two minutes, where the
+/// system's own default is two hours (postgresql.org/docs/current/libpq-connect.html).
+/// There are no variables for these, and what a server must be told is in variables.
+const KEEP_ALIVE: &str = "keepalives=1 keepalives_idle=30 keepalives_interval=10 \
+     keepalives_count=6 tcp_user_timeout=90000";
+
 /// A server to connect to.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -93,7 +99,8 @@ impl Access {
     /// The program, able to connect.
     #[must_use]
     pub fn apply(&self, program: Program) -> Program {
-        let program = program.arg("--no-password").directory(self.folder.path());
+        let program =
+            program.args(["--no-password", "--dbname", KEEP_ALIVE]).directory(self.folder.path());
         self.variables.iter().fold(program, |program, (name, value)| program.env(*name, value))
     }
 

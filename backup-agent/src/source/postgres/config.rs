@@ -33,6 +33,8 @@ impl ToolsConfig {
         let limits = Limits {
             run_max: section.or("run-max", default.run_max, parse::duration),
             lock_wait: section.or("lock-wait", default.lock_wait, parse::duration),
+            step_max: section.or("step-max", default.step_max, parse::duration),
+            sessions: section.or("sessions", default.sessions, parse::integer(1..=16)),
         };
         Self { clients, limits }
     }
@@ -42,7 +44,9 @@ impl fmt::Display for ToolsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "clients = \"{}\"", self.clients.display())?;
         writeln!(f, "run-max = \"{}\"", parse::show_duration(self.limits.run_max))?;
-        writeln!(f, "lock-wait = \"{}\"", parse::show_duration(self.limits.lock_wait))
+        writeln!(f, "lock-wait = \"{}\"", parse::show_duration(self.limits.lock_wait))?;
+        writeln!(f, "step-max = \"{}\"", parse::show_duration(self.limits.step_max))?;
+        writeln!(f, "sessions = {}", self.limits.sessions)
     }
 }
 

@@ -3,15 +3,22 @@
 //! The same questions are asked of the source while it is dumped and of what a
 //! drill restored, so that the answers can be compared word for word.
 
-use std::time::Duration;
+use std::{
+    iter,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use serde::Deserialize;
 
 use super::{
-    PostgresError,
+    Limits, PostgresError,
     manifest::{
-        Database, Extension, LargeObjects, Object, PostgresContents, Sequence, Table, TableKind,
+        Database, Extension, LargeObjects, Object, PostgresContents, RowHash, Sequence, Table,
+        TableKind,
     },
+    objects, rows,
     session::Session,
 };
 
@@ -24,6 +31,8 @@ pub struct Moment {
     pub reads_passwords: bool,
     /// Server and database.
     pub database: Database,
+    /// How rows are hashed there.
+    row_hash: RowHash,
     /// Sequences before the dump.
     sequences: Vec<Sequence>,
 }
@@ -46,10 +55,12 @@ impl Moment {
             "ask for rights",
             "SELECT to_json(has_table_privilege('pg_catalog.pg_authid', 'SELECT'))",
         )?;
+        let database: Database = session.ask("describe the database", DATABASE)?;
         Ok(Self {
             snapshot: snapshot.trim().to_owned(),
             reads_passwords,
-            database: session.ask("describe the database", DATABASE)?,
+            row_hash: RowHash::best_for(database.major()),
+            database,
             sequences: sequences(session)?,
         })
     }
@@ -60,24 +71,53 @@ impl Moment {
     /// # Errors
     ///
     /// A query failed.
-    pub fn count(self, mut session: Session) -> Result<(Session, PostgresContents), PostgresError> {
-        let contents = count(&mut session, self.database, self.sequences)?;
-        Ok((session, contents))
+    pub fn count(
+        self,
+        mut session: Session,
+        limit: Duration,
+    ) -> Result<(Session, PostgresContents), PostgresError> {
+        let listed = listed(&mut session, self.row_hash)?;
+        let mut tables = Vec::with_capacity(listed.len());
+        for table in listed {
+            tables.push(table.count(&mut session, limit)?);
+        }
+        let rest = rest(&mut session, limit)?;
+        Ok((session, rest.with(self.database, self.row_hash, self.sequences, tables)))
     }
 }
 
-/// Counts a database that nobody else writes to.
+/// Counts a database that nobody else writes to, by several sessions at once.
 ///
 /// # Errors
 ///
 /// A query failed.
-pub fn contents(session: &mut Session) -> Result<PostgresContents, PostgresError> {
-    session.tell("begin a snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
-    let database = session.ask("describe the database", DATABASE)?;
-    let sequences = sequences(session)?;
-    let contents = count(session, database, sequences)?;
-    session.tell("end the snapshot", "COMMIT")?;
-    Ok(contents)
+pub fn contents(
+    sessions: &mut [Session],
+    row_hash: RowHash,
+    limits: Limits,
+) -> Result<PostgresContents, PostgresError> {
+    let Some((first, others)) = sessions.split_first_mut() else {
+        return Err(PostgresError::NoSession);
+    };
+    let database: Database = first.ask("describe the database", DATABASE)?;
+    let row_hash = row_hash.min(RowHash::best_for(database.major()));
+    let sequences = sequences(first)?;
+    let queue = Mutex::new(listed(first, row_hash)?.into_iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let count = |session: &mut Session| {
+        let counted = iter::from_fn(next).map(|table| table.count(session, limits.run_max));
+        counted.collect::<Result<Vec<Table>, _>>()
+    };
+    thread::scope(|scope| {
+        let helpers: Vec<_> =
+            others.iter_mut().map(|session| scope.spawn(|| count(session))).collect();
+        let rest = rest(first, limits.run_max)?;
+        let mut tables = count(first)?;
+        for helper in helpers {
+            tables.append(&mut helper.join().map_err(|_panic| PostgresError::NoSession)??);
+        }
+        Ok(rest.with(database, row_hash, sequences, tables))
+    })
 }
 
 /// Notes where the sequences stand when the dump is done.
@@ -94,27 +134,24 @@ pub(super) fn sequences_after(
     Ok(())
 }
 
-fn count(
-    session: &mut Session,
-    database: Database,
-    sequences: Vec<Sequence>,
-) -> Result<PostgresContents, PostgresError> {
-    let listed: Vec<ListedTable> = session.ask("list the tables", TABLES)?;
-    let mut tables = Vec::with_capacity(listed.len());
-    for table in listed {
-        let what = format!("count table {}", table.name);
-        let counted: Counted = session.ask(&what, &rows_of(&table.name))?;
-        tables.push(Table {
-            name: table.name,
-            kind: table.kind,
-            owner: table.owner,
-            rows: counted.count,
-            hash: counted.hash,
-        });
-    }
-    let large_objects: Counted = session.ask("count the large objects", LARGE_OBJECTS)?;
-    let extensions: Vec<Extension> = session.ask("list the extensions", EXTENSIONS)?;
-    let mut objects: Vec<Object> = session.ask("list the schema", OBJECTS)?;
+/// The tables, those with the most bytes first, so that the last to be counted is small.
+fn listed(session: &mut Session, row_hash: RowHash) -> Result<Vec<ListedTable>, PostgresError> {
+    session.ask("list the tables", &rows::tables(row_hash))
+}
+
+/// What is there beside tables and sequences.
+struct Rest {
+    large_objects: LargeObjects,
+    extensions: Vec<Extension>,
+    roles: Vec<String>,
+    objects: Vec<Object>,
+}
+
+fn rest(session: &mut Session, limit: Duration) -> Result<Rest, PostgresError> {
+    let Counted { count, hash } =
+        session.ask_within(limit, "count the large objects", LARGE_OBJECTS)?;
+    let extensions = session.ask("list the extensions", EXTENSIONS)?;
+    let mut objects: Vec<Object> = session.ask("list the schema", objects::OBJECTS)?;
     objects.sort();
     let mut roles: Vec<String> = session.ask("list the roles", ROLES)?;
     roles.extend(objects.iter().map(|object| object.owner.clone()).filter(|name| !name.is_empty()));
@@ -122,17 +159,31 @@ fn count(
     roles.retain(|name| !name.starts_with("pg_"));
     roles.sort();
     roles.dedup();
-    let large_objects = LargeObjects { count: large_objects.count, hash: large_objects.hash };
-    Ok(PostgresContents {
-        dump_version: String::new(),
-        database,
-        tables,
-        sequences,
-        large_objects,
-        extensions,
-        roles,
-        objects,
-    })
+    Ok(Rest { large_objects: LargeObjects { count, hash }, extensions, roles, objects })
+}
+
+impl Rest {
+    fn with(
+        self,
+        database: Database,
+        row_hash: RowHash,
+        sequences: Vec<Sequence>,
+        mut tables: Vec<Table>,
+    ) -> PostgresContents {
+        let Self { large_objects, extensions, roles, objects } = self;
+        tables.sort_by(|one, other| one.name.cmp(&other.name));
+        PostgresContents {
+            dump_version: String::new(),
+            database,
+            row_hash,
+            tables,
+            sequences,
+            large_objects,
+            extensions,
+            roles,
+            objects,
+        }
+    }
 }
 
 fn sequences(session: &mut Session) -> Result<Vec<Sequence>, PostgresError> {
@@ -144,6 +195,7 @@ struct ListedTable {
     name: String,
     kind: TableKind,
     owner: String,
+    row_hash: String,
 }
 
 #[derive(Deserialize)]
@@ -152,15 +204,13 @@ struct Counted {
     hash: String,
 }
 
-/// `name` is quoted already. The alias cannot be the name of a column, which would
-/// be hashed in the row's place. A sum does not depend on the order of rows; as a
-/// numeric it cannot overflow.
-fn rows_of(name: &str) -> String {
-    format!(
-        "SELECT json_build_object('count', count(*), 'hash', \
-         coalesce(sum(hashtextextended((\"homelab row\".*)::text, 0)::numeric), 0)::text) \
-         FROM ONLY {name} AS \"homelab row\""
-    )
+impl ListedTable {
+    fn count(self, session: &mut Session, limit: Duration) -> Result<Table, PostgresError> {
+        let Self { name, kind, owner, row_hash } = self;
+        let what = format!("count table {name}");
+        let counted: Counted = session.ask_within(limit, &what, &rows::count(&name, &row_hash))?;
+        Ok(Table { name, kind, owner, rows: counted.count, hash: counted.hash })
+    }
 }
 
 const DATABASE: &str = "\
@@ -181,17 +231,6 @@ SELECT json_build_object(
     WHERE s.setdatabase = d.oid), '[]'))
 FROM pg_database d WHERE d.datname = current_database()";
 
-const TABLES: &str = "\
-SELECT coalesce(json_agg(json_build_object(
-  'name', format('%I.%I', n.nspname, c.relname),
-  'kind', CASE c.relkind WHEN 'm' THEN 'materialized-view' ELSE 'table' END,
-  'owner', pg_get_userbyid(c.relowner)) ORDER BY n.nspname, c.relname), '[]')
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND (c.relkind = 'r' OR c.relispopulated)
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
-  AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_class'::regclass
-                  AND x.objid = c.oid AND x.deptype = 'e')";
-
 const SEQUENCES: &str = "\
 SELECT coalesce(json_agg(json_build_object(
   'name', format('%I.%I', s.schemaname, s.sequencename), 'before', s.last_value, 'after', null)
@@ -206,7 +245,7 @@ WHERE n.nspname !~ '^pg_(toast|temp)'
 /// One object at a time is in memory; the engine's own limit is 1 GB for each.
 const LARGE_OBJECTS: &str = "\
 SELECT json_build_object('count', count(*), 'hash', coalesce(sum(hashtextextended(
-  oid::text || ':' || encode(sha256(lo_get(oid)), 'hex'), 0)::numeric), 0)::text)
+  oid::text || ':' || encode(sha256(lo_get(oid)), 'hex'), 0)), 0)::text)
 FROM pg_largeobject_metadata";
 
 const EXTENSIONS: &str = "\
@@ -219,82 +258,3 @@ SELECT coalesce(json_agg(DISTINCT r.rolname), '[]')
 FROM pg_shdepend s JOIN pg_roles r ON r.oid = s.refobjid
 WHERE s.refclassid = 'pg_authid'::regclass
   AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
-
-/// Definitions with their rights. The rights are spelt out and sorted, because
-/// \"none given\" and \"the default given\" are stored in different ways.
-const OBJECTS: &str = "\
-WITH member AS (
-  SELECT classid, objid FROM pg_depend WHERE deptype = 'e'
-), space AS (
-  SELECT oid, nspname, nspowner, nspacl FROM pg_namespace
-  WHERE nspname NOT IN ('pg_catalog', 'information_schema') AND nspname !~ '^pg_(toast|temp)'
-), relation AS (
-  SELECT c.*, n.nspname, format('%I.%I', n.nspname, c.relname) AS full_name
-  FROM pg_class c JOIN space n ON n.oid = c.relnamespace
-  WHERE c.relpersistence <> 't' AND NOT EXISTS (
-    SELECT FROM member m WHERE m.classid = 'pg_class'::regclass AND m.objid = c.oid)
-), rights AS (
-  SELECT r.oid, string_agg(format('%s=%s%s', CASE a.grantee WHEN 0 THEN 'public'
-      ELSE pg_get_userbyid(a.grantee) END, a.privilege_type,
-      CASE WHEN a.is_grantable THEN '*' ELSE '' END), ','
-    ORDER BY a.grantee = 0, pg_get_userbyid(a.grantee), a.privilege_type, a.is_grantable) AS text
-  FROM relation r, aclexplode(coalesce(r.relacl,
-    acldefault(CASE r.relkind WHEN 'S' THEN 's'::\"char\" ELSE 'r'::\"char\" END, r.relowner))) a
-  WHERE r.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
-  GROUP BY r.oid
-), object AS (
-  SELECT 'schema' AS kind, format('%I', nspname) AS name, pg_get_userbyid(nspowner) AS owner,
-    '' AS definition FROM space
-  UNION ALL
-  SELECT CASE r.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' WHEN 'v' THEN 'view'
-      WHEN 'm' THEN 'materialised view' WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table'
-      ELSE 'composite type' END,
-    r.full_name, pg_get_userbyid(r.relowner),
-    concat_ws(E'\\n', r.relpersistence::text, r.relrowsecurity::text, r.relforcerowsecurity::text,
-      (SELECT text FROM rights WHERE rights.oid = r.oid),
-      pg_get_expr(r.relpartbound, r.oid),
-      CASE WHEN r.relkind IN ('v', 'm') THEN pg_get_viewdef(r.oid) END,
-      (SELECT string_agg(concat_ws(' ', quote_ident(a.attname),
-          format_type(a.atttypid, a.atttypmod), a.attnotnull::text, a.attidentity::text,
-          a.attgenerated::text, pg_get_expr(d.adbin, d.adrelid)), E'\\n' ORDER BY a.attnum)
-        FROM pg_attribute a
-        LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-        WHERE a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped))
-  FROM relation r WHERE r.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c')
-  UNION ALL
-  SELECT 'index', r.full_name, '', pg_get_indexdef(r.oid)
-  FROM relation r WHERE r.relkind IN ('i', 'I')
-  UNION ALL
-  SELECT 'constraint', format('%s of %s', quote_ident(c.conname), r.full_name), '',
-    pg_get_constraintdef(c.oid)
-  FROM pg_constraint c JOIN relation r ON r.oid = c.conrelid
-  UNION ALL
-  SELECT 'trigger', format('%s of %s', quote_ident(t.tgname), r.full_name), '',
-    t.tgenabled::text || pg_get_triggerdef(t.oid)
-  FROM pg_trigger t JOIN relation r ON r.oid = t.tgrelid WHERE NOT t.tgisinternal
-  UNION ALL
-  SELECT 'policy', format('%s of %s', quote_ident(p.polname), r.full_name), '',
-    concat_ws(E'\\n', p.polcmd::text, p.polpermissive::text,
-      pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid))
-  FROM pg_policy p JOIN relation r ON r.oid = p.polrelid
-  UNION ALL
-  SELECT 'function', format('%I.%I(%s)', n.nspname, f.proname,
-      pg_get_function_identity_arguments(f.oid)), pg_get_userbyid(f.proowner),
-    CASE WHEN f.prokind = 'a' THEN 'aggregate' ELSE pg_get_functiondef(f.oid) END
-  FROM pg_proc f JOIN space n ON n.oid = f.pronamespace
-  WHERE NOT EXISTS (SELECT FROM member m WHERE m.classid = 'pg_proc'::regclass AND m.objid = f.oid)
-  UNION ALL
-  SELECT 'type', format_type(t.oid, NULL), pg_get_userbyid(t.typowner),
-    concat_ws(E'\\n', t.typtype::text, CASE WHEN t.typbasetype <> 0 THEN
-      format_type(t.typbasetype, t.typtypmod) END,
-      (SELECT string_agg(quote_literal(e.enumlabel), ',' ORDER BY e.enumsortorder)
-        FROM pg_enum e WHERE e.enumtypid = t.oid))
-  FROM pg_type t JOIN space n ON n.oid = t.typnamespace
-  WHERE t.typtype IN ('d', 'e', 'r') AND NOT EXISTS (
-    SELECT FROM member m WHERE m.classid = 'pg_type'::regclass AND m.objid = t.oid)
-  UNION ALL
-  SELECT 'large object', l.oid::text, pg_get_userbyid(l.lomowner), ''
-  FROM pg_largeobject_metadata l
-)
-SELECT coalesce(json_agg(json_build_object('kind', kind, 'name', name, 'owner', owner,
-  'definition', md5(definition))), '[]') FROM object";

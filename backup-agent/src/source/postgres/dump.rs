@@ -48,6 +48,15 @@ pub(super) fn globals(
     finish(program, access, restrict_key, tools)
 }
 
+/// `pg_dump` of definitions only, to see whether it can.
+pub(super) fn schema(client: &Client, access: &Access, tools: &Tools) -> Program {
+    let program = client
+        .program("pg_dump")
+        .args(["--format=plain", "--schema-only"])
+        .arg(format!("--lock-wait-timeout={}", tools.limits.lock_wait.as_millis()));
+    access.apply(program).deadline(tools.limits.step_max)
+}
+
 fn finish(program: Program, access: &Access, key: Option<&str>, tools: &Tools) -> Program {
     // The key keeps a hostile *server* from smuggling psql commands into the dump; it
     // is no secret from the users of this machine.

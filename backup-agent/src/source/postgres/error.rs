@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use homelab_common::exec::ExecError;
 use homelab_rpc::status::Reason;
 
+use super::fault::Fault;
 use crate::{
     failure::{CLIENT_TOO_OLD, DUMP_INCOMPLETE, SOURCE_FAILED, TABLE_LOCKED},
     source::SourceFailure,
@@ -55,8 +56,14 @@ pub enum PostgresError {
         server: String,
         /// What psql said.
         #[source]
-        source: std::io::Error,
+        source: Fault,
     },
+    /// There is nobody to ask.
+    #[error("no session to count with")]
+    NoSession,
+    /// A restore was ended by trouble of the server that took it.
+    #[error("the restore could not be finished")]
+    Restore(#[source] Fault),
     /// A query was answered in an unexpected form.
     #[error("the answer to `{what}` from {server} was not understood")]
     Answer {
@@ -117,6 +124,8 @@ impl SourceFailure for PostgresError {
             Self::Scratch { .. }
             | Self::Tool(_)
             | Self::Query { .. }
+            | Self::Restore(_)
+            | Self::NoSession
             | Self::Answer { .. }
             | Self::Stream { .. }
             | Self::Encode(_) => (SOURCE_FAILED, true),

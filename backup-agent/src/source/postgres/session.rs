@@ -9,10 +9,13 @@ use std::{
     time::Duration,
 };
 
-use homelab_common::exec::{Killer, Streaming};
+use homelab_common::exec::{Killer, Program, Streaming};
 use serde::de::DeserializeOwned;
 
-use super::{PostgresError, Tools, access::Access, version::Client};
+use super::{PostgresError, Tools, access::Access, fault::Fault, version::Client, watch::Watch};
+
+/// Longer than libpq waits for a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(60);
 
 /// Everything that decides how a value is printed, so that the text forms of two
 /// servers can be compared. `row_security = off` makes a row-level policy an error
@@ -27,8 +30,11 @@ SET idle_in_transaction_session_timeout = 0; SET synchronize_seqscans = off;";
 /// A connection; see the module. All calls block.
 pub struct Session {
     input: Box<dyn Write + Send>,
-    output: BufReader<Streaming>,
+    /// Gone after the first failure.
+    output: Option<BufReader<Streaming>>,
     killer: Killer,
+    watch: Watch,
+    step_max: Duration,
     server: String,
     asked: u64,
     access: Option<Access>,
@@ -41,20 +47,18 @@ impl Session {
     ///
     /// psql cannot be run, or the server refuses.
     pub fn open(client: &Client, access: &Access, tools: &Tools) -> Result<Self, PostgresError> {
-        let program = client
-            .program("psql")
-            .args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only"])
-            .args(["--set", "ON_ERROR_STOP=1"])
-            .stdin_piped()
-            .deadline(tools.limits.run_max);
-        let program = access.apply(program);
+        let program = program(client, access, tools).args(["--no-align", "--tuples-only"]);
         let mut stream = tools.exec.stream(program).map_err(PostgresError::Tool)?;
         let killer = stream.killer();
         let input = stream.take_stdin().unwrap_or_else(|| Box::new(io::sink()));
-        let output = BufReader::new(stream);
         let server = access.server().to_owned();
-        let mut session = Self { input, output, killer, server, asked: 0, access: None };
-        session.tell("connect", PINNED)?;
+        let step_max = tools.limits.step_max;
+        let watch = Watch::start(killer.clone())
+            .map_err(|error| query_error("connect", &server, Fault::Pipe(error)))?;
+        let output = Some(BufReader::new(stream));
+        let mut session =
+            Self { input, output, killer, watch, step_max, server, asked: 0, access: None };
+        session.within(CONNECT_MAX.min(step_max), "connect", PINNED)?;
         Ok(session)
     }
 
@@ -98,11 +102,7 @@ impl Session {
     /// The query failed, or the answer is no such value.
     pub fn ask<T: DeserializeOwned>(&mut self, what: &str, sql: &str) -> Result<T, PostgresError> {
         let text = self.text(what, sql)?;
-        serde_json::from_str(&text).map_err(|source| PostgresError::Answer {
-            what: what.to_owned(),
-            server: self.server.clone(),
-            source,
-        })
+        self.understood(what, &text)
     }
 
     /// Runs a query and gives its answer as it is printed.
@@ -111,10 +111,45 @@ impl Session {
     ///
     /// The query failed.
     pub fn text(&mut self, what: &str, sql: &str) -> Result<String, PostgresError> {
-        self.exchange(sql).map_err(|source| PostgresError::Query {
+        self.within(self.step_max, what, sql)
+    }
+
+    /// As [`Session::ask`], with another limit than that of a usual step.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::ask`].
+    pub fn ask_within<T: DeserializeOwned>(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        sql: &str,
+    ) -> Result<T, PostgresError> {
+        let text = self.within(limit, what, sql)?;
+        self.understood(what, &text)
+    }
+
+    fn understood<T: DeserializeOwned>(&self, what: &str, text: &str) -> Result<T, PostgresError> {
+        serde_json::from_str(text).map_err(|source| PostgresError::Answer {
             what: what.to_owned(),
             server: self.server.clone(),
             source,
+        })
+    }
+
+    fn within(&mut self, limit: Duration, what: &str, sql: &str) -> Result<String, PostgresError> {
+        self.watch.begin(limit);
+        let answer = self.exchange(sql);
+        let is_late = self.watch.end();
+        answer.map_err(|error| {
+            // Its end tells more than a pipe that broke.
+            let ended = self.output.take().and_then(|output| output.into_inner().finish().err());
+            let fault = match ended {
+                _ if is_late => Fault::Late { limit },
+                Some(ended) => Fault::of(ended),
+                None => Fault::Pipe(error),
+            };
+            query_error(what, &self.server, fault)
         })
     }
 
@@ -129,6 +164,9 @@ impl Session {
     }
 
     fn exchange(&mut self, sql: &str) -> io::Result<String> {
+        let Some(output) = &mut self.output else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
         self.asked += 1;
         let mark = format!("homelab-answered-{}", self.asked);
         let sent =
@@ -137,7 +175,7 @@ impl Session {
         loop {
             let mut line = String::new();
             // A psql that has ended makes this an error with what it said.
-            if self.output.read_line(&mut line)? == 0 {
+            if output.read_line(&mut line)? == 0 {
                 sent?;
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -147,6 +185,22 @@ impl Session {
             answer.push_str(&line);
         }
     }
+}
+
+/// psql, reading statements from its input and ending at the first that fails. Errors
+/// come with their SQLSTATE.
+pub(crate) fn program(client: &Client, access: &Access, tools: &Tools) -> Program {
+    let program = client
+        .program("psql")
+        .args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"])
+        .args(["--set", "VERBOSITY=verbose"])
+        .stdin_piped()
+        .deadline(tools.limits.run_max);
+    access.apply(program)
+}
+
+fn query_error(what: &str, server: &str, source: Fault) -> PostgresError {
+    PostgresError::Query { what: what.to_owned(), server: server.to_owned(), source }
 }
 
 impl std::fmt::Debug for Session {

@@ -12,7 +12,7 @@ use std::{
 
 use homelab_common::exec::{Exec, Program};
 
-use super::PostgresError;
+use super::{PostgresError, fault::Fault};
 
 /// How long a program may take to say its version.
 const PROBE_DEADLINE: Duration = Duration::from_secs(20);
@@ -47,10 +47,10 @@ impl Client {
         let say = |flag: &str| {
             let program = self.program("pg_dump").arg(flag).deadline(PROBE_DEADLINE);
             let stream = exec.stream(program).map_err(PostgresError::Tool)?;
-            std::io::read_to_string(stream).map_err(|source| PostgresError::Query {
+            std::io::read_to_string(stream).map_err(|error| PostgresError::Query {
                 what: format!("run pg_dump {flag}"),
                 server: self.bin.display().to_string(),
-                source,
+                source: Fault::Pipe(error),
             })
         };
         let (version, help) = (say("--version")?, say("--help")?);

@@ -170,7 +170,7 @@ fn pair_by<'a, T>(expected: &'a [T], found: &'a [T], key: impl Fn(&T) -> String)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::postgres::manifest::{Database, Extension, LargeObjects};
+    use crate::source::postgres::manifest::{Database, Extension, LargeObjects, RowHash};
 
     fn contents() -> PostgresContents {
         let text = String::from;
@@ -188,6 +188,7 @@ mod tests {
                 icu_locale: None,
                 settings: Vec::new(),
             },
+            row_hash: RowHash::Values,
             tables: vec![Table {
                 name: text("public.page"),
                 kind: TableKind::Table,
