@@ -34,7 +34,10 @@ use crate::{
     runs::Refused,
     source::{
         git::PushedBack,
-        postgres::{DATABASE_FILE, manifest::PostgresContents},
+        postgres::{
+            DATABASE_FILE,
+            manifest::{DatabaseContents, PostgresContents, StoredDatabase},
+        },
         rights::{Explained, RightState, Tried},
         zfs::manifest::ZfsContents,
     },
@@ -525,34 +528,48 @@ const fn source_kind(kind: SourceKind) -> pb::SourceKind {
     }
 }
 
+/// Names carry their database where there are several.
 fn postgres(contents: &PostgresContents) -> pb::PostgresManifest {
-    let tables = contents.tables.iter().map(|table| pb::PostgresTable {
-        name: table.name.clone(),
-        rows: table.rows,
-        content_hash: table.hash.clone(),
-        owner: table.owner.clone(),
-    });
-    let sequences = contents.sequences.iter().map(|sequence| pb::PostgresSequence {
-        name: sequence.name.clone(),
-        last_value: sequence.before,
-    });
-    pb::PostgresManifest {
-        database: contents.database.name.clone(),
-        server_version: contents.database.server_version.clone(),
-        system_identifier: contents.database.system_identifier.clone(),
-        tables: tables.collect(),
-        sequences: sequences.collect(),
-        large_objects: contents.large_objects.count,
-        large_objects_hash: contents.large_objects.hash.clone(),
-        extensions: contents
-            .extensions
-            .iter()
-            .map(|extension| format!("{} {}", extension.name, extension.version))
-            .collect(),
-        roles: contents.roles.clone(),
-        schema_hash: contents.schema_hash().to_string(),
+    let databases = &contents.databases;
+    let named = |database: &DatabaseContents, name: &str| match databases.len() {
+        1 => name.to_owned(),
+        _ => format!("{}: {name}", database.database.name),
+    };
+    let mut message = pb::PostgresManifest {
         dump_version: contents.dump_version.clone(),
+        ..pb::PostgresManifest::default()
+    };
+    let mut hashes = Vec::new();
+    let mut schemas = Vec::new();
+    for StoredDatabase { contents, .. } in databases {
+        message.tables.extend(contents.tables.iter().map(|table| pb::PostgresTable {
+            name: named(contents, &table.name),
+            rows: table.rows,
+            content_hash: table.hash.clone(),
+            owner: table.owner.clone(),
+        }));
+        message.sequences.extend(contents.sequences.iter().map(|sequence| pb::PostgresSequence {
+            name: named(contents, &sequence.name),
+            last_value: sequence.before,
+        }));
+        message.large_objects += contents.large_objects.count;
+        hashes.push(contents.large_objects.hash.clone());
+        let extensions = contents.extensions.iter();
+        message.extensions.extend(extensions.map(|extension| {
+            named(contents, &format!("{} {}", extension.name, extension.version))
+        }));
+        message.roles.extend(contents.roles.iter().cloned());
+        schemas.push(contents.schema_hash().to_string());
+        message.server_version.clone_from(&contents.database.server_version);
+        message.system_identifier.clone_from(&contents.database.system_identifier);
     }
+    message.roles.sort();
+    message.roles.dedup();
+    let names = databases.iter().map(|stored| stored.contents.database.name.as_str());
+    message.database = names.collect::<Vec<_>>().join(", ");
+    message.large_objects_hash = hashes.join(" ");
+    message.schema_hash = schemas.join(" ");
+    message
 }
 
 /// Durations beyond what the protocol can say do not occur; they would be the longest.

@@ -53,7 +53,7 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Contents {
-    /// Of a PostgreSQL database.
+    /// Of PostgreSQL databases.
     Postgres(PostgresContents),
     /// Of a tree of files; the manifest has `files` of its own.
     #[serde(rename = "tree")]

@@ -163,7 +163,9 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let data = text(&self.folder.path().join("data"));
-        run(as_postgres(self.major, "pg_ctl").args(["-D", &data, "-m", "immediate", "stop"]).accept([0, 1]));
+        run(as_postgres(self.major, "pg_ctl")
+            .args(["-D", &data, "-m", "immediate", "stop"])
+            .accept([0, 1]));
     }
 }
 

@@ -111,7 +111,7 @@ impl<'a> Parts<'a> {
     ) -> Result<PostgresSource, StartError> {
         Ok(PostgresSource {
             server: server(&config.server, of)?,
-            database: config.server.database.clone(),
+            databases: config.databases.clone(),
             tools: self.postgres.clone(),
         })
     }

@@ -22,11 +22,11 @@ use crate::{
     repository::{RepositoryError, SourceKind},
     source::{
         postgres::{
-            DATABASE_FILE, PostgresError, Server, Tools,
+            PostgresError, Server, Tools,
             access::Access,
             contents,
             fault::Fault,
-            manifest::{self, PostgresContents},
+            manifest::{self, DatabaseContents, PostgresContents, StoredDatabase},
             session::{self, Session},
             version::{Client, Clients},
         },
@@ -69,13 +69,14 @@ impl PostgresTarget {
         let mut attempt = self.attempt(work, manifest)?;
         let mut session = attempt.connect(&self.database)?;
         let facts = attempt.facts(&mut session)?;
-        attempt.is_other_major = facts.version_num / 10_000 != attempt.contents.database.major();
-        let obstacles = facts.obstacles(attempt.contents);
-        if !obstacles.is_empty() {
-            return Ok(Shown::unverified(obstacles));
+        attempt.target_major = facts.version_num / 10_000;
+        if !facts.superuser {
+            let because =
+                "the target's role is no superuser and cannot give objects to their owners";
+            return Ok(Shown::unverified(vec![because.to_owned()]));
         }
         let mut scratch = Scratch::new(self, work.drill.run, session);
-        let shown = attempt.in_scratch(&mut scratch);
+        let shown = attempt.all_in_scratch(&mut scratch, &facts);
         work.progress.enter(Stage::CleaningUp, None);
         scratch.remove();
         shown
@@ -96,7 +97,7 @@ impl PostgresTarget {
                 return Err(work.unsuited(manifest, wanted));
             }
         };
-        Ok(Attempt { target: self, work, manifest, contents, is_other_major: false })
+        Ok(Attempt { target: self, work, manifest, contents, target_major: 0 })
     }
 
     fn error(&self, source: PostgresError) -> DrillError {
@@ -107,68 +108,112 @@ impl PostgresTarget {
 /// Said in a report instead of a number of files.
 const FILES_LEFT_OUT: &str = "files (left out: drill it in a folder as well)";
 
-/// One drill of one database.
+/// One drill of the databases of one snapshot.
 struct Attempt<'a> {
     target: &'a PostgresTarget,
     work: &'a Work<'a>,
     manifest: &'a Manifest,
     contents: &'a PostgresContents,
-    /// The target is of another major version than the source was.
-    is_other_major: bool,
+    /// Major version of the target.
+    target_major: u32,
 }
 
 impl Attempt<'_> {
-    fn shown(&self, verdict: Verdict, restore_elapsed: Duration) -> Shown {
-        let contents = self.contents;
+    fn all_in_scratch(
+        &self,
+        scratch: &mut Scratch<'_>,
+        facts: &Facts,
+    ) -> Result<Shown, DrillError> {
+        let databases = &self.contents.databases;
+        if let Err(error) = scratch.make_roles(self.contents) {
+            let because = format!("the roles cannot be made: {}", Chain(&error));
+            return Ok(Shown::unverified(vec![because]));
+        }
+        let mut total = Total::default();
+        for (number, database) in databases.iter().enumerate() {
+            let obstacles = facts.obstacles(&database.contents);
+            let (verdict, elapsed) = if obstacles.is_empty() {
+                self.in_scratch(scratch, number, database)?
+            } else {
+                (Verdict::Unverified { because: obstacles }, Duration::ZERO)
+            };
+            let about = (databases.len() > 1).then_some(&database.contents.database.name);
+            total.add(verdict, elapsed, about);
+        }
+        let count = |of: fn(&DatabaseContents) -> u64| -> u64 {
+            databases.iter().map(|database| of(&database.contents)).sum()
+        };
         let mut compared = vec![
-            Compared { what: "tables", count: contents.tables.len() as u64 },
-            Compared { what: "rows", count: contents.rows() },
-            Compared { what: "sequences", count: contents.sequences.len() as u64 },
-            Compared { what: "large objects", count: contents.large_objects.count },
-            Compared { what: "schema objects", count: contents.objects.len() as u64 },
+            Compared { what: "tables", count: count(|contents| contents.tables.len() as u64) },
+            Compared { what: "rows", count: count(DatabaseContents::rows) },
+            Compared {
+                what: "sequences",
+                count: count(|contents| contents.sequences.len() as u64),
+            },
+            Compared {
+                what: "large objects",
+                count: count(|contents| contents.large_objects.count),
+            },
+            Compared {
+                what: "schema objects",
+                count: count(|contents| contents.objects.len() as u64),
+            },
         ];
+        if databases.len() > 1 {
+            compared.insert(0, Compared { what: "databases", count: databases.len() as u64 });
+        }
         if matches!(self.manifest.contents, Contents::Vaultwarden(_)) {
             compared.push(Compared { what: FILES_LEFT_OUT, count: 0 });
         }
-        Shown { verdict, restore_elapsed, compared }
+        Ok(Shown { verdict: total.verdict(), restore_elapsed: total.elapsed, compared })
     }
 
-    fn in_scratch(&self, scratch: &mut Scratch<'_>) -> Result<Shown, DrillError> {
+    fn in_scratch(
+        &self,
+        scratch: &mut Scratch<'_>,
+        number: usize,
+        stored: &StoredDatabase,
+    ) -> Result<(Verdict, Duration), DrillError> {
         let Work { drill, progress, stop } = self.work;
         let began = Instant::now();
-        if let Err(error) = scratch.make(self.contents) {
-            // Such as a locale that this server does not have.
-            let because = format!("the scratch database cannot be made: {}", Chain(&error));
-            return Ok(Shown::unverified(vec![because]));
-        }
-        let total = drill.snapshot.file(DATABASE_FILE).map(|file| file.bytes);
+        let made = scratch.make(number, &stored.contents.database);
+        let name = match made {
+            Ok(name) => name,
+            Err(error) => {
+                // Such as a locale that this server does not have.
+                let because = format!("the scratch database cannot be made: {}", Chain(&error));
+                return Ok((Verdict::Unverified { because: vec![because] }, Duration::ZERO));
+            }
+        };
+        let total = drill.snapshot.file(&stored.file).map(|file| file.bytes);
         progress.enter(Stage::Restoring, total);
-        let ended = self.feed(&scratch.name)?;
-        let restore_elapsed = began.elapsed();
+        let ended = self.feed(&name, stored)?;
+        let elapsed = began.elapsed();
         if let Some(verdict) = ended {
-            return Ok(self.shown(verdict, restore_elapsed));
+            return Ok((verdict, elapsed));
         }
         progress.enter(Stage::Comparing, None);
         let sessions = (0..self.target.tools.limits.sessions.max(1)).map(|_number| {
-            let session = self.connect(&scratch.name)?;
+            let session = self.connect(&name)?;
             stop.add(session.killer());
             Ok(session)
         });
         let mut sessions: Vec<Session> = sessions.collect::<Result<_, DrillError>>()?;
-        let found = contents(&mut sessions, self.contents.row_hash, self.target.tools.limits);
+        let row_hash = stored.contents.row_hash;
+        let found = contents(&mut sessions, row_hash, self.target.tools.limits);
         let found = found.map_err(|source| self.target.error(source))?;
-        Ok(self.shown(judge(self.contents, &found), restore_elapsed))
+        Ok((judge(&stored.contents, &found), elapsed))
     }
 
     /// Restores the dump by several sessions at once; a verdict is the end of it.
-    fn feed(&self, database: &str) -> Result<Option<Verdict>, DrillError> {
+    fn feed(&self, database: &str, stored: &StoredDatabase) -> Result<Option<Verdict>, DrillError> {
         let Work { drill, progress, stop } = self.work;
         let access = self.access(database)?;
         let mark = format!("homelab-restored-{}", drill.run);
         let lanes = Lanes::start(self.restorers(&access)?, &mark);
         let lanes = lanes.map_err(|error| self.restore_error(Fault::Pipe(error)))?;
         let mut sink = Counting { sink: Script::new(lanes), bytes: 0, progress, refused: false };
-        let path = drill.snapshot.path_of(DATABASE_FILE);
+        let path = drill.snapshot.path_of(&stored.file);
         let read = drill.repository.read(&drill.snapshot.id, &path, &mut sink, &stop.cancel);
         if stop.cancel.is_cancelled() {
             return Err(DrillError::Cancelled);
@@ -185,7 +230,7 @@ impl Attempt<'_> {
             Err(error) => return Err(self.work.repository_error(error)),
             Ok(receipt) => {
                 let mut files = self.manifest.files.iter();
-                if files.all(|file| file.name != DATABASE_FILE || file.sha256 != receipt.sha256) {
+                if files.all(|file| file.name != stored.file || file.sha256 != receipt.sha256) {
                     let text = "the dump is not the one that the manifest belongs to";
                     return Ok(Some(Verdict::of(vec![text.to_owned()])));
                 }
@@ -195,7 +240,7 @@ impl Attempt<'_> {
         let ended = script.end();
         match (script.into_stage().finish(), ended) {
             (Err(_), _) if stop.cancel.is_cancelled() => Err(DrillError::Cancelled),
-            (Err(fault), _) => self.judge_fault(fault).map(Some),
+            (Err(fault), _) => self.judge_fault(fault, stored).map(Some),
             (Ok(()), Ok(())) if !refused => Ok(None),
             (Ok(()), ended) => {
                 let error = ended.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
@@ -222,8 +267,9 @@ impl Attempt<'_> {
     }
 
     /// A restore that failed: is it the server or the dump?
-    fn judge_fault(&self, fault: Fault) -> Result<Verdict, DrillError> {
-        let is_version = self.is_other_major && fault.may_be_version();
+    fn judge_fault(&self, fault: Fault, stored: &StoredDatabase) -> Result<Verdict, DrillError> {
+        let is_other_major = stored.contents.database.major() != self.target_major;
+        let is_version = is_other_major && fault.may_be_version();
         if is_version || fault.is_of_server() {
             return Err(self.restore_error(fault));
         }
@@ -232,7 +278,10 @@ impl Attempt<'_> {
 
     fn facts(&self, session: &mut Session) -> Result<Facts, DrillError> {
         let facts = Facts::ask(session).map_err(|source| self.target.error(source))?;
-        if facts.system_identifier == self.contents.database.system_identifier {
+        let is_source = |stored: &StoredDatabase| {
+            stored.contents.database.system_identifier == facts.system_identifier
+        };
+        if self.contents.databases.iter().any(is_source) {
             return Err(DrillError::TargetIsSource {
                 target: self.target.name.clone(),
                 backup: self.work.drill.snapshot.backup.clone(),
@@ -287,31 +336,58 @@ impl Facts {
     }
 
     /// What keeps this target from showing anything, a sentence each.
-    fn obstacles(&self, contents: &PostgresContents) -> Vec<String> {
+    fn obstacles(&self, contents: &DatabaseContents) -> Vec<String> {
         let missing = contents
             .extensions
             .iter()
             .filter(|extension| !self.extensions.contains(&extension.name));
-        let mut obstacles: Vec<String> = missing
+        missing
             .map(|extension| {
                 format!(
                     "extension {} {} is not installed on the target; install its package there",
                     extension.name, extension.version
                 )
             })
-            .collect();
-        if !self.superuser {
-            obstacles.push(
-                "the target's role is no superuser and cannot give objects to their owners"
-                    .to_owned(),
-            );
+            .collect()
+    }
+}
+
+/// What all databases showed together.
+#[derive(Default)]
+struct Total {
+    differences: Vec<String>,
+    because: Vec<String>,
+    elapsed: Duration,
+}
+
+impl Total {
+    fn add(&mut self, verdict: Verdict, elapsed: Duration, database: Option<&String>) {
+        self.elapsed += elapsed;
+        let (into, texts) = match verdict {
+            Verdict::Passed => return,
+            Verdict::Failed { differences } => (&mut self.differences, differences),
+            Verdict::Unverified { because } => (&mut self.because, because),
+        };
+        into.extend(texts.into_iter().map(|text| match database {
+            Some(database) => format!("database `{database}`: {text}"),
+            None => text,
+        }));
+    }
+
+    /// One that failed is enough, and one that showed nothing keeps all from passing.
+    fn verdict(&mut self) -> Verdict {
+        let (differences, because) =
+            (std::mem::take(&mut self.differences), std::mem::take(&mut self.because));
+        match (differences.is_empty(), because.is_empty()) {
+            (false, _) => Verdict::Failed { differences },
+            (true, false) => Verdict::Unverified { because },
+            (true, true) => Verdict::Passed,
         }
-        obstacles
     }
 }
 
 /// What cannot be told from a difference between versions proves nothing.
-fn judge(expected: &PostgresContents, found: &PostgresContents) -> Verdict {
+fn judge(expected: &DatabaseContents, found: &DatabaseContents) -> Verdict {
     let differences = manifest::compare(expected, found);
     if differences.is_empty() {
         return Verdict::Passed;

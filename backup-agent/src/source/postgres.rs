@@ -1,4 +1,4 @@
-//! One PostgreSQL database, as a plain SQL dump.
+//! PostgreSQL databases, each as a plain SQL dump.
 //!
 //! **Why plain text.** `pg_dump`'s custom format would allow `pg_restore -j`, but
 //! plain text wins everything else here: it ends with a mark, so that a cut stream
@@ -17,6 +17,7 @@
 //! dumped can be counted, and a privileged daemon carries one library less.
 
 pub mod access;
+mod capture;
 pub mod config;
 mod contents;
 mod dump;
@@ -34,10 +35,7 @@ mod watch;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use homelab_common::{
-    clock::Clock,
-    exec::{Exec, Killer},
-};
+use homelab_common::{clock::Clock, exec::Exec};
 
 use super::{Capture, Context, Source, SourceError};
 use crate::{
@@ -45,31 +43,71 @@ use crate::{
     ids::RunId,
     manifest::{Contents, FILE_NAME as MANIFEST, FORMAT, Manifest},
     repository::{Incoming, SourceKind, StoredFile},
-    stream::{Content, Gauge, Later, Measured, Promise, Receipt, StreamError},
+    stream::{Gauge, Later, Measured, Promise, Receipt, StreamError},
 };
-use access::Access;
 pub use access::Server;
+use capture::{KillOnDrop, Killers, OpenDatabase, Opened, Opening};
 pub use contents::{Moment, contents};
 use dump::Ending;
 pub use error::PostgresError;
-use session::Session;
-use version::{Client, Clients};
+use manifest::{PostgresContents, StoredDatabase};
 
-/// The dump, in every snapshot of a database.
+/// The dump, in every snapshot of a single database.
 pub const DATABASE_FILE: &str = "database.sql";
-/// Roles and tablespaces, in every snapshot of a database.
+/// Roles and tablespaces, in every snapshot of databases.
 pub const GLOBALS_FILE: &str = "globals.sql";
 
-/// A database to back up.
+/// Databases to back up.
 #[derive(Debug)]
 pub struct PostgresSource {
-    /// How to reach it.
+    /// How to reach them.
     pub server: Server,
-    /// The database.
-    pub database: String,
+    /// Which.
+    pub databases: Databases,
     /// What runs and where.
     pub tools: Tools,
 }
+
+/// Which databases of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Databases {
+    /// This one.
+    One(String),
+    /// These.
+    Named(Vec<String>),
+    /// All that can be connected to, without the templates; looked up in every run.
+    All,
+}
+
+impl Databases {
+    /// One to connect to first.
+    #[must_use]
+    pub fn entry(&self) -> &str {
+        match self {
+            Self::One(name) => name,
+            Self::Named(names) => names.first().map_or(ENTRY, String::as_str),
+            Self::All => ENTRY,
+        }
+    }
+
+    /// The file that holds the dump of a database.
+    fn file(&self, database: &str) -> String {
+        if let Self::One(_) = self {
+            return DATABASE_FILE.to_owned();
+        }
+        let mut file = "database-".to_owned();
+        for byte in database.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => file.push(byte.into()),
+                other => file.push_str(&format!("%{other:02X}")),
+            }
+        }
+        file + ".sql"
+    }
+}
+
+/// The database that every server has (postgresql.org/docs/current/manage-ag-createdb.html).
+const ENTRY: &str = "postgres";
 
 /// What running PostgreSQL's programs takes.
 #[derive(Clone, Debug)]
@@ -121,44 +159,39 @@ impl Source for PostgresSource {
     async fn inspect(&self, run: RunId) -> Result<Vec<String>, SourceError> {
         let begin = self.opening(run);
         let opened = blocking::run(move || begin.open()).await?;
-        Ok(vec![format!(
-            "database `{}` on {} (PostgreSQL {}) would be dumped by pg_dump {}",
-            self.database,
-            self.server,
-            opened.moment.database.server_version,
-            opened.client.version
-        )])
+        let say = |database: &OpenDatabase| {
+            format!(
+                "database `{}` on {} (PostgreSQL {}) would be dumped by pg_dump {}",
+                database.name,
+                self.server,
+                database.moment.database.server_version,
+                opened.client.version
+            )
+        };
+        Ok(opened.databases.iter().map(say).collect())
     }
 
     async fn begin(&self, context: Context) -> Result<Capture, SourceError> {
         let begin = self.opening(context.run);
         let opened = blocking::run(move || begin.open()).await?;
         let taken_at = self.tools.clock.now();
-        let streams = opened.start(&context, &self.tools)?;
+        let killers = Killers::default();
+        let (mut files, dumps) = opened.streams(&context, &self.tools, &killers);
         let (later, promise) = Later::new();
-        let mut files = streams.files;
         let (content, gauge) = Measured::new(Box::new(later), context.cancel.clone());
         files.push(Incoming { name: MANIFEST.to_owned(), content, gauge });
-        let killers = KillOnDrop(streams.killers);
-        let completing = Completing {
-            context: context.clone(),
-            taken_at,
-            client: opened.client,
-            access: opened.access,
-            tools: self.tools.clone(),
-            dumps: streams.dumps,
-            promise,
-        };
-        let (session, moment, cancel) = (opened.session, opened.moment, context.cancel);
+        let cancel = context.cancel.clone();
+        let tools = self.tools.clone();
+        let completing = Completing { context, taken_at, opened, tools, dumps, promise };
         let completion = Box::pin(async move {
-            let killers = killers;
+            let killers = KillOnDrop(killers);
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => {
                     drop(killers);
                     Err(cancelled().into())
                 }
-                done = completing.complete(session, moment) => done.map_err(SourceError::from),
+                done = completing.complete() => done.map_err(SourceError::from),
             }
         });
         Ok(Capture { taken_at, files, completion })
@@ -169,65 +202,10 @@ impl PostgresSource {
     fn opening(&self, run: RunId) -> Opening {
         Opening {
             server: self.server.clone(),
-            database: self.database.clone(),
+            databases: self.databases.clone(),
             tools: self.tools.clone(),
             run,
         }
-    }
-}
-
-/// Opens a session in a snapshot that others can join. Blocks.
-struct Opening {
-    server: Server,
-    database: String,
-    tools: Tools,
-    run: RunId,
-}
-
-struct Opened {
-    session: Session,
-    moment: Moment,
-    client: Client,
-    access: Access,
-}
-
-impl Opening {
-    fn open(self) -> Result<Opened, PostgresError> {
-        let clients = Clients::discover(&self.tools.clients);
-        let access = Access::open(&self.server, &self.database, self.run, &self.tools)?;
-        let newest = clients.newest()?;
-        let mut session = Session::open(newest, &access, &self.tools)?;
-        let major = session.server_major()?;
-        let mut client = clients.choose(major)?.clone();
-        client.probe(self.tools.exec.as_ref())?;
-        let moment = Moment::fix(&mut session, self.tools.limits.lock_wait)?;
-        Ok(Opened { session, moment, client, access })
-    }
-}
-
-struct Streams {
-    files: Vec<Incoming>,
-    dumps: Vec<(&'static str, Gauge)>,
-    killers: Vec<Killer>,
-}
-
-impl Opened {
-    /// Starts `pg_dump` in the session's snapshot, and `pg_dumpall` beside it.
-    fn start(&self, context: &Context, tools: &Tools) -> Result<Streams, PostgresError> {
-        let key = self.client.restrict_keys.then_some(context.key.as_str());
-        let dump = dump::database(&self.client, &self.access, &self.moment.snapshot, key, tools);
-        let globals =
-            dump::globals(&self.client, &self.access, key, self.moment.reads_passwords, tools);
-        let mut streams =
-            Streams { files: Vec::new(), dumps: Vec::new(), killers: vec![self.session.killer()] };
-        for (name, program) in [(DATABASE_FILE, dump), (GLOBALS_FILE, globals)] {
-            let stream = tools.exec.stream(program).map_err(PostgresError::Tool)?;
-            streams.killers.push(stream.killer());
-            let (content, gauge) = Measured::new(Box::new(Child(stream)), context.cancel.clone());
-            streams.dumps.push((name, gauge.clone()));
-            streams.files.push(Incoming { name: name.to_owned(), content, gauge });
-        }
-        Ok(streams)
     }
 }
 
@@ -235,51 +213,61 @@ impl Opened {
 struct Completing {
     context: Context,
     taken_at: jiff::Timestamp,
-    client: Client,
-    access: Access,
+    opened: Opened,
     tools: Tools,
-    dumps: Vec<(&'static str, Gauge)>,
+    dumps: Vec<(String, Gauge)>,
     promise: Promise,
 }
 
 impl Completing {
     /// Whatever fails first is the cause; the rest is then ended by the caller.
-    async fn complete(self, session: Session, moment: Moment) -> Result<Manifest, PostgresError> {
-        let Self { context, taken_at, client, access, tools, dumps, promise } = self;
+    async fn complete(self) -> Result<Manifest, PostgresError> {
+        let Self { context, taken_at, opened, tools, dumps, promise } = self;
+        let Opened { databases, client, tablespaces } = opened;
         let limit = tools.limits.run_max;
-        let counting = blocking::run(move || moment.count(session, limit));
-        match tokio::try_join!(counting, complete_files(dumps)) {
-            Ok(((session, mut contents), files)) => {
-                contents.dump_version = client.version;
-                let after = move || {
-                    let mut session = session;
-                    contents::sequences_after(&mut session, &mut contents)?;
-                    Ok(contents)
-                };
-                let manifest = Manifest {
-                    format: FORMAT,
-                    run: context.run,
-                    backup: context.backup,
-                    taken_at,
-                    files,
-                    warnings: Vec::new(),
-                    contents: Contents::Postgres(blocking::run(after).await?),
-                };
-                promise.keep(manifest.to_bytes().map_err(PostgresError::Encode)?);
-                Ok(manifest)
-            }
+        let entry = databases.first().map(|database| Arc::clone(&database.access));
+        let counting = blocking::run(move || {
+            databases
+                .into_iter()
+                .map(|database| database.count(limit))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        let (counted, files) = match tokio::try_join!(counting, complete_files(dumps)) {
+            Ok(done) => done,
             Err(error) => {
-                let explain = move || dump::explain(error, &client, &access, &tools);
-                Err(blocking::run(explain).await)
+                let explain = move || match entry {
+                    Some(access) => dump::explain(error, &client, &access, &tools),
+                    None => error,
+                };
+                return Err(blocking::run(explain).await);
             }
-        }
+        };
+        let after = move || {
+            let mut stored = Vec::with_capacity(counted.len());
+            for mut database in counted {
+                contents::sequences_after(&mut database.session, &mut database.contents)?;
+                stored.push(StoredDatabase { file: database.file, contents: database.contents });
+            }
+            Ok::<_, PostgresError>(stored)
+        };
+        let databases = blocking::run(after).await?;
+        let contents = PostgresContents { dump_version: client.version, tablespaces, databases };
+        let manifest = Manifest {
+            format: FORMAT,
+            run: context.run,
+            backup: context.backup,
+            taken_at,
+            files,
+            warnings: Vec::new(),
+            contents: Contents::Postgres(contents),
+        };
+        promise.keep(manifest.to_bytes().map_err(PostgresError::Encode)?);
+        Ok(manifest)
     }
 }
 
 /// Waits for the streams that programs write.
-async fn complete_files(
-    dumps: Vec<(&'static str, Gauge)>,
-) -> Result<Vec<StoredFile>, PostgresError> {
+async fn complete_files(dumps: Vec<(String, Gauge)>) -> Result<Vec<StoredFile>, PostgresError> {
     let mut complete = Vec::new();
     for (name, mut gauge) in dumps {
         complete.push(complete_file(name, gauge.finished().await)?);
@@ -289,41 +277,34 @@ async fn complete_files(
 
 /// A stream is complete when its program ended well *and* wrote its end mark.
 fn complete_file(
-    name: &'static str,
+    name: String,
     receipt: Result<Receipt, StreamError>,
 ) -> Result<StoredFile, PostgresError> {
-    let receipt = receipt.map_err(|source| PostgresError::Stream { file: name, source })?;
-    let ending = if name == DATABASE_FILE { Ending::Database } else { Ending::Cluster };
+    let receipt = match receipt {
+        Ok(receipt) => receipt,
+        Err(source) => return Err(PostgresError::Stream { file: name, source }),
+    };
+    let ending = if name == GLOBALS_FILE { Ending::Cluster } else { Ending::Database };
     if !ending.is_at(&receipt.tail) {
         return Err(PostgresError::Truncated { file: name, bytes: receipt.bytes });
     }
-    Ok(StoredFile { name: name.to_owned(), bytes: receipt.bytes, sha256: receipt.sha256 })
+    Ok(StoredFile { name, bytes: receipt.bytes, sha256: receipt.sha256 })
 }
 
 fn cancelled() -> PostgresError {
-    PostgresError::Stream { file: DATABASE_FILE, source: StreamError::Cancelled }
+    PostgresError::Stream { file: DATABASE_FILE.to_owned(), source: StreamError::Cancelled }
 }
 
-/// A program's output. The reader itself fails when the program did.
-struct Child(homelab_common::exec::Streaming);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl std::io::Read for Child {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl Content for Child {
-    fn finish(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Ends programs that may still run when nobody waits for them any more.
-struct KillOnDrop(Vec<Killer>);
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        self.0.iter().for_each(Killer::kill);
+    #[test]
+    fn every_database_has_a_file_name_of_its_own() {
+        let all = Databases::All;
+        assert_eq!(all.file("wiki_2"), "database-wiki_2.sql");
+        assert_eq!(all.file("../a b"), "database-%2E%2E%2Fa%20b.sql");
+        assert_ne!(all.file("a%20"), all.file("a "));
+        assert_eq!(Databases::One("x/y".to_owned()).file("x/y"), DATABASE_FILE);
     }
 }

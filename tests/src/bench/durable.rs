@@ -57,7 +57,8 @@ impl Durable {
 
 impl Drop for Durable {
     fn drop(&mut self) {
-        let stop = as_postgres(MAJOR, "pg_ctl").args(["-D", &self.data(), "-m", "immediate", "stop"]);
+        let stop =
+            as_postgres(MAJOR, "pg_ctl").args(["-D", &self.data(), "-m", "immediate", "stop"]);
         run(stop.accept([0, 1]));
     }
 }

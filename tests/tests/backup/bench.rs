@@ -20,7 +20,9 @@ use homelab_backup_agent::{
         identity::{MountRule, Place},
         restic::ResticRepository,
     },
-    source::postgres::{Limits, PostgresSource, Server, Tools, manifest::PostgresContents},
+    source::postgres::{
+        Databases, Limits, PostgresSource, Server, Tools, manifest::DatabaseContents,
+    },
     stream::{Measured, Sha256},
 };
 use homelab_common::{
@@ -112,7 +114,7 @@ impl Bench {
     pub(crate) fn backup(&self, cluster: &Cluster) -> Backup {
         let source = PostgresSource {
             server: server(cluster),
-            database: DATABASE.to_owned(),
+            databases: Databases::One(DATABASE.to_owned()),
             tools: self.tools(),
         };
         Backup {
@@ -179,16 +181,28 @@ impl Bench {
 
     /// Stores a dump that no source ever wrote, as if it had been proved.
     pub(crate) fn forge(&self, manifest: &Manifest, dump: &str) -> Snapshot {
-        let run = new_run();
-        let mut manifest = Manifest { run, ..manifest.clone() };
+        let mut manifest = manifest.clone();
         manifest.files[0].sha256 = Sha256::of(dump.as_bytes());
-        let files = [
-            ("database.sql", dump.as_bytes().to_vec()),
-            ("globals.sql", b"--".to_vec()),
-            ("manifest.json", manifest.to_bytes().expect("a manifest")),
-        ];
-        let files = files.map(|(name, bytes)| incoming(name, bytes));
-        let stored = self.repository.store(&intent(run), files.into()).expect("stored");
+        let files =
+            vec![("database.sql", dump.as_bytes().to_vec()), ("globals.sql", b"--".to_vec())];
+        self.forge_from(manifest, files)
+    }
+
+    /// Stores the files of a snapshot with another manifest.
+    pub(crate) fn forge_files(&self, manifest: &Manifest, snapshot: &Snapshot) -> Snapshot {
+        let names = snapshot.files.iter().map(|file| file.name.as_str());
+        let files = names
+            .filter(|name| *name != "manifest.json")
+            .map(|name| (name, self.read(snapshot, name).expect("a file").into_bytes()));
+        self.forge_from(manifest.clone(), files.collect())
+    }
+
+    fn forge_from(&self, manifest: Manifest, mut files: Vec<(&str, Vec<u8>)>) -> Snapshot {
+        let run = new_run();
+        let manifest = Manifest { run, ..manifest };
+        files.push(("manifest.json", manifest.to_bytes().expect("a manifest")));
+        let files = files.into_iter().map(|(name, bytes)| incoming(name, bytes)).collect();
+        let stored = self.repository.store(&intent(run), files).expect("stored");
         let (progress, cancel) = (Progress::unwatched(), CancellationToken::new());
         self.repository.publish(&stored, &progress, &cancel).expect("published")
     }
@@ -297,20 +311,20 @@ pub(crate) fn intent(run: RunId) -> Intent {
     }
 }
 
-pub(crate) fn incoming(name: &'static str, bytes: Vec<u8>) -> Incoming {
+pub(crate) fn incoming(name: &str, bytes: Vec<u8>) -> Incoming {
     let (content, gauge) = Measured::new(Box::new(Cursor::new(bytes)), CancellationToken::new());
     Incoming { name: name.to_owned(), content, gauge }
 }
 
 /// What a database held, by a manifest.
-pub(crate) fn contents(manifest: &Manifest) -> &PostgresContents {
+pub(crate) fn contents(manifest: &Manifest) -> &DatabaseContents {
     let Contents::Postgres(contents) = &manifest.contents else { panic!("a database") };
-    contents
+    &contents.databases[0].contents
 }
 
-pub(crate) fn contents_mut(manifest: &mut Manifest) -> &mut PostgresContents {
+pub(crate) fn contents_mut(manifest: &mut Manifest) -> &mut DatabaseContents {
     let Contents::Postgres(contents) = &mut manifest.contents else { panic!("a database") };
-    contents
+    &mut contents.databases[0].contents
 }
 
 pub(crate) fn message(result: Result<Backed, BackupError>) -> String {

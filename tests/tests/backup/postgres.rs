@@ -6,9 +6,10 @@ use homelab_backup_agent::{
     backup::Backup,
     drill::{self, Report, Target, Verdict},
     ids::RunId,
+    manifest::Contents,
     progress::Progress,
     source::postgres::{
-        PostgresSource,
+        Databases, PostgresSource,
         grants::{self, Weight},
     },
 };
@@ -55,24 +56,14 @@ async fn a_target_without_room_leaves_it_open_whether_the_backup_is_good() {
 
 #[tokio::test]
 async fn a_target_that_goes_away_leaves_it_open_whether_the_backup_is_good() {
-    let (source, nas, mut bench) = (seeded(), cluster("nas"), Bench::new());
+    let (source, nas, bench) = (seeded(), cluster("nas"), Bench::new());
     let backed = bench.backed(&source).await;
-    let (half, go) = (bench.folder.path().join("half"), bench.folder.path().join("go"));
-    let script = format!(
-        "(head -c 20000; touch {}; until [ -e {} ]; do sleep 0.05; done; cat) | REAL \"$@\"",
-        half.display(),
-        go.display()
-    );
-    bench.shim(MAJOR, &[("psql", &only_when_restoring(&script))]);
-    let ending = async {
-        let half = tokio::task::spawn_blocking(move || wait_until("it restores", || half.exists()));
-        half.await.expect("it restores");
-        let ended = "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity
-                     WHERE datname ~ '^homelab_scratch_'";
-        assert_eq!(nas.sql("postgres", ended), "t");
-        fs::write(go, "").expect("a file");
-    };
-    let (report, ()) = tokio::join!(bench.drill(&backed.snapshot, &nas), ending);
+    let dump = bench.read(&backed.snapshot, "database.sql").expect("a dump");
+    // In the middle of the restore, as if an administrator had done it.
+    let end = "\nSELECT pg_catalog.pg_terminate_backend(pg_catalog.pg_backend_pid());\n";
+    let (before, after) = dump.split_once("\nCREATE INDEX page_title").expect("an index");
+    let ended = format!("{before}{end}CREATE INDEX page_title{after}");
+    let report = bench.drill(&bench.forge(&backed.manifest, &ended), &nas).await;
     let said = because(&report.expect("a report"));
     assert!(said.contains("terminating connection due to administrator command"), "{said}");
     assert_eq!(scratch_databases(&nas), "0");
@@ -142,16 +133,13 @@ fn source_as(bench: &Bench, cluster: &Cluster, role: &str) -> PostgresSource {
     let mut server = server(cluster);
     server.user = role.to_owned();
     server.password = Some(Secret::new("p".to_owned()));
-    PostgresSource { server, database: DATABASE.to_owned(), tools: bench.tools() }
+    PostgresSource { server, databases: Databases::One(DATABASE.to_owned()), tools: bench.tools() }
 }
 
 #[tokio::test]
 async fn pitfall_10_the_printed_grants_are_enough_and_read_all_data_is_not() {
     let (source, nas, bench) = (seeded(), cluster("nas"), Bench::new());
-    source.sql(
-        "postgres",
-        "CREATE ROLE naive LOGIN PASSWORD 'p'; GRANT pg_read_all_data TO naive",
-    );
+    source.sql("postgres", "CREATE ROLE naive LOGIN PASSWORD 'p'; GRANT pg_read_all_data TO naive");
     let naive = source_as(&bench, &source, "naive").probe(new_run()).await.expect("a probe");
     assert!(!naive.suffices());
     let said: Vec<_> = naive.findings.iter().map(ToString::to_string).collect();
@@ -255,9 +243,10 @@ async fn databases_of_older_and_newer_servers_are_backed_up_and_drilled() {
             Ok(backed) => backed,
             Err(error) => panic!("{from}: {}", Chain(&error)),
         };
-        let found = contents(&backed.manifest);
-        assert_eq!(found.database.major(), from);
-        assert!(found.dump_version.starts_with(&from.max(MAJOR).to_string()), "{found:?}");
+        assert_eq!(contents(&backed.manifest).database.major(), from);
+        let Contents::Postgres(found) = &backed.manifest.contents else { panic!("a database") };
+        let version = &found.dump_version;
+        assert!(version.starts_with(&from.max(MAJOR).to_string()), "{version}");
         let report = bench.drill(&backed.snapshot, &target).await;
         assert_eq!(report.expect("a report").verdict, Verdict::Passed, "{from} to {to}");
     }
@@ -309,7 +298,7 @@ async fn a_restore_is_compared_to_its_last_comment() {
         ("CREATE STATISTICS", "statistics app.together is missing"),
         ("CREATE RULE", "rule silent of app.quiet is missing"),
         ("GRANT ALL ON FUNCTION", "function app.twice(i integer) has other definition or rights"),
-        ("CREATE PUBLICATION", "publication out is missing"),
+        ("CREATE PUBLICATION", "publication feed is missing"),
     ] {
         let at = dump.find(lost).unwrap_or_else(|| panic!("no {lost} in {dump}"));
         let end = at + dump[at..].find(";\n").expect("an end") + 1;
@@ -338,7 +327,7 @@ const EVERYTHING: &str = "
   CREATE TABLE app.part_1 PARTITION OF app.part FOR VALUES IN (1);
   CREATE TABLE app.part_rest PARTITION OF app.part DEFAULT;
   CREATE INDEX ON app.part (a);
-  INSERT INTO app.part SELECT i % 3, i, i FROM generate_series(1, 100) i;
+  INSERT INTO app.part (id, a, b) SELECT i % 3, i, i FROM generate_series(1, 100) i;
   ALTER TABLE app.part ADD CHECK (a > 0);
   COMMENT ON COLUMN app.part.twice IS 'twice as much; ''quoted''';
   CREATE STATISTICS app.together ON a, b FROM app.part;
@@ -361,6 +350,73 @@ BEGIN END $$;
   CREATE TABLE app.\"odd (x) FROM stdin;\" (\"a b\" app.positive, c char(5), j json);
   INSERT INTO app.\"odd (x) FROM stdin;\" VALUES (1, 'x', '{}');
   CREATE UNLOGGED TABLE app.fast (i int); INSERT INTO app.fast VALUES (1);
-  CREATE PUBLICATION out FOR TABLE app.page;
+  CREATE PUBLICATION feed FOR TABLE app.page;
   COMMENT ON DATABASE wiki IS 'the wiki';
 ";
+
+/// Several databases of one server, of which one is empty and one has an odd name.
+fn several(cluster: &Cluster) {
+    cluster.sql("postgres", "CREATE DATABASE empty; CREATE DATABASE \"odd / name\"");
+    cluster.sql(
+        "odd / name",
+        "CREATE TABLE page (id int PRIMARY KEY); INSERT INTO page SELECT generate_series(1, 500);
+         ALTER TABLE page OWNER TO wiki",
+    );
+}
+
+fn backup_of(bench: &Bench, cluster: &Cluster, databases: Databases) -> Backup {
+    let source = PostgresSource { server: server(cluster), databases, tools: bench.tools() };
+    Backup { source: Arc::new(source), ..bench.backup(cluster) }
+}
+
+#[tokio::test]
+async fn a_whole_server_is_one_snapshot_with_a_file_for_each_database() {
+    let (source, nas, bench) = (seeded(), cluster("nas"), Bench::new());
+    several(&source);
+    let backup = backup_of(&bench, &source, Databases::All);
+    let (progress, cancel) = (Progress::unwatched(), CancellationToken::new());
+    let backed = match backup.run(new_run(), &progress, &cancel).await {
+        Ok(backed) => backed,
+        Err(error) => panic!("{}", Chain(&error)),
+    };
+    let files: Vec<&str> = backed.snapshot.files.iter().map(|file| file.name.as_str()).collect();
+    for file in [
+        "database-empty.sql",
+        "database-odd%20%2F%20name.sql",
+        "database-postgres.sql",
+        "database-wiki.sql",
+        "globals.sql",
+    ] {
+        assert!(files.contains(&file), "{file}: {files:?}");
+    }
+    let report = bench.drill(&backed.snapshot, &nas).await.expect("a report");
+    assert_eq!(report.verdict, Verdict::Passed);
+    assert_eq!((report.count("databases"), report.count("rows")), (4, 20_005 + 500));
+    assert_eq!(scratch_databases(&nas), "0");
+
+    // What is wrong with one of them is told by its name.
+    let mut manifest = backed.manifest.clone();
+    let Contents::Postgres(contents) = &mut manifest.contents else { panic!("databases") };
+    let odd = contents.databases.iter_mut().find(|stored| stored.file.contains("odd"));
+    odd.expect("the odd one").contents.tables[0].rows += 1;
+    let forged = bench.forge_files(&manifest, &backed.snapshot);
+    let report = bench.drill(&forged, &nas).await.expect("a report");
+    assert_eq!(
+        differences(&report),
+        "database `odd / name`: table public.page has 500 of 501 rows"
+    );
+}
+
+#[tokio::test]
+async fn only_the_named_databases_are_backed_up_and_a_missing_one_fails_the_run() {
+    let (source, bench) = (seeded(), Bench::new());
+    several(&source);
+    let (progress, cancel) = (Progress::unwatched(), CancellationToken::new());
+    let names = |names: &[&str]| Databases::Named(names.iter().map(|&name| name.into()).collect());
+    let backup = backup_of(&bench, &source, names(&["wiki", "empty"]));
+    let backed = backup.run(new_run(), &progress, &cancel).await.expect("a snapshot");
+    assert_eq!(backed.snapshot.files.len(), 4);
+    let backup = backup_of(&bench, &source, names(&["wiki", "gone"]));
+    let said = message(backup.run(new_run(), &progress, &cancel).await);
+    assert!(said.contains("database \"gone\" does not exist"), "{said}");
+}

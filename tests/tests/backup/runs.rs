@@ -5,7 +5,6 @@ use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 use homelab_backup_agent::{
     backup::BackupError,
     drill::Verdict,
-    manifest::Contents,
     progress::Progress,
     repository::Repository,
     restore::{self, RestoreError},
@@ -140,8 +139,7 @@ async fn a_missing_extension_is_neither_passed_nor_failed() {
     let (source, nas, bench) = (seeded(), cluster("nas"), Bench::new());
     let backed = bench.backed(&source).await;
     let mut manifest = backed.manifest.clone();
-    let Contents::Postgres(contents) = &mut manifest.contents else { panic!("a database") };
-    contents.extensions[0].name = "postgis".to_owned();
+    contents_mut(&mut manifest).extensions[0].name = "postgis".to_owned();
     let dump = bench.read(&backed.snapshot, "database.sql").expect("a dump");
     let report = bench.drill(&bench.forge(&manifest, &dump), &nas).await.expect("a report");
     let Verdict::Unverified { because } = report.verdict else { panic!("{:?}", report.verdict) };

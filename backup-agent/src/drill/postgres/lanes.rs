@@ -21,8 +21,8 @@ use crate::source::postgres::fault::Fault;
 /// What a session is given at a time.
 const PIECE_BYTES: usize = 128 << 10;
 
-/// Pieces that wait for a session: 4 MiB.
-const PIECES_MAX: usize = 32;
+/// Pieces that wait for a session. A repository is read in pieces of up to 1 MiB.
+const PIECES_MAX: usize = 8;
 
 /// A scratch database need not survive a crash of its server, and indexes are built
 /// with more memory than a session usually gets.
@@ -330,9 +330,18 @@ impl Shared {
             }
             line.clear();
         }
-        if let Err(error) = output.into_inner().finish() {
-            let mut state = self.lock();
-            state.failed.get_or_insert_with(|| Fault::of(error));
+        let ended = output.into_inner().finish();
+        let mut state = self.lock();
+        let fault = match ended {
+            Err(error) => Some(Fault::of(error)),
+            // It has left although it was asked something.
+            Ok(_) if state.open[number] > 0 => {
+                Some(Fault::Pipe(io::ErrorKind::UnexpectedEof.into()))
+            }
+            Ok(_) => None,
+        };
+        if let Some(fault) = fault {
+            state.failed.get_or_insert(fault);
             state.killers.iter().for_each(Killer::kill);
             self.changed.notify_all();
         }

@@ -1,6 +1,6 @@
 //! What a drill makes on its target, and how it is removed again.
 
-use std::iter;
+use std::{collections::BTreeSet, iter};
 
 use homelab_common::error_chain::Chain;
 use serde::Deserialize;
@@ -25,9 +25,8 @@ pub const PREFIX: &str = "homelab_scratch_";
 /// the host of the agent follow. Whatever lacks it is not ours.
 pub const MARKER: &str = "homelab-scratch";
 
-/// The scratch database of one drill, with the roles made for it.
+/// The scratch databases of one drill, with the roles made for them.
 pub(super) struct Scratch<'a> {
-    pub(super) name: String,
     target: &'a PostgresTarget,
     run: RunId,
     session: Option<Session>,
@@ -35,14 +34,64 @@ pub(super) struct Scratch<'a> {
 
 impl<'a> Scratch<'a> {
     pub(super) fn new(target: &'a PostgresTarget, run: RunId, session: Session) -> Self {
-        Self { name: database_name(run), target, run, session: Some(session) }
+        Self { target, run, session: Some(session) }
     }
 
-    /// Makes the missing roles and an empty database.
-    pub(super) fn make(&mut self, contents: &PostgresContents) -> Result<(), DrillError> {
-        let Some(session) = &mut self.session else { return Ok(()) };
-        make(session, &comment_of(self.run, &self.target.owner), &self.name, contents)
-            .map_err(|source| self.target.error(source))
+    /// Makes the role that owns the scratch databases, and the missing ones. A role and
+    /// its comment come at once: a database that nobody came to comment on still has
+    /// an owner who tells whose it is.
+    pub(super) fn make_roles(&mut self, contents: &PostgresContents) -> Result<(), DrillError> {
+        let comment = quoted_text(&comment_of(self.run, &self.target.owner));
+        let own = database_name(self.run);
+        self.tell(|session| {
+            let existing: Vec<String> =
+                session.ask("list the roles", "SELECT json_agg(rolname) FROM pg_roles")?;
+            let needed = contents.databases.iter().flat_map(|stored| &stored.contents.roles);
+            let missing = needed.filter(|role| !existing.contains(role));
+            let roles: BTreeSet<&String> = iter::once(&own).chain(missing).collect();
+            let mut sql = String::from("BEGIN;");
+            for role in roles {
+                let role = quoted_name(role);
+                sql.push_str(&format!(
+                    "CREATE ROLE {role} NOLOGIN; COMMENT ON ROLE {role} IS {comment};"
+                ));
+            }
+            sql.push_str("COMMIT;");
+            session.tell("make the missing roles", &sql)
+        })
+    }
+
+    /// Makes an empty database; gives its name.
+    pub(super) fn make(&mut self, number: usize, like: &Database) -> Result<String, DrillError> {
+        let owner = database_name(self.run);
+        // The one before it was compared: there may be no room for all of them.
+        let before = number.checked_sub(1).map(|before| numbered(&owner, before));
+        let name = numbered(&owner, number);
+        let comment = quoted_text(&comment_of(self.run, &self.target.owner));
+        self.tell(|session| {
+            if let Some(before) = before {
+                session.tell("drop the scratch database before", &drop_database(&before))?;
+            }
+            let (name, owner) = (quoted_name(&name), quoted_name(&owner));
+            session.tell("make the scratch database", &create(&name, &owner, like))?;
+            let comment = format!("COMMENT ON DATABASE {name} IS {comment}");
+            session.tell("mark the scratch database", &comment)
+        })?;
+        Ok(name)
+    }
+
+    fn tell(
+        &mut self,
+        what: impl FnOnce(&mut Session) -> Result<(), PostgresError>,
+    ) -> Result<(), DrillError> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => connect(self.target, self.run).map_err(|source| self.target.error(source))?,
+        };
+        what(&mut session).map_err(|source| self.target.error(source))?;
+        // A failed statement ends a session; the next one then takes a fresh one.
+        self.session = Some(session);
+        Ok(())
     }
 
     /// Removes all of it. What cannot be removed is left to the sweeper.
@@ -58,34 +107,10 @@ impl<'a> Scratch<'a> {
     }
 }
 
-fn make(
-    session: &mut Session,
-    comment: &str,
-    name: &str,
-    contents: &PostgresContents,
-) -> Result<(), PostgresError> {
-    let existing: Vec<String> =
-        session.ask("list the roles", "SELECT json_agg(rolname) FROM pg_roles")?;
-    // The owner comes first: a database that nobody came to comment on still has one.
-    let missing = contents.roles.iter().filter(|role| !existing.contains(role));
-    let own = name.to_owned();
-    let comment = quoted_text(comment);
-    let mut sql = String::from("BEGIN;");
-    for role in iter::once(&own).chain(missing) {
-        let role = quoted_name(role);
-        sql.push_str(&format!("CREATE ROLE {role} NOLOGIN; COMMENT ON ROLE {role} IS {comment};"));
-    }
-    sql.push_str("COMMIT;");
-    session.tell("make the missing roles", &sql)?;
-    let name = quoted_name(name);
-    session.tell("make the scratch database", &create(&name, &contents.database))?;
-    session.tell("mark the scratch database", &format!("COMMENT ON DATABASE {name} IS {comment}"))
-}
-
 /// The same text must sort, compare and be encoded as in the source.
-fn create(name: &str, like: &Database) -> String {
+fn create(name: &str, owner: &str, like: &Database) -> String {
     let mut sql = format!(
-        "CREATE DATABASE {name} OWNER {name} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
+        "CREATE DATABASE {name} OWNER {owner} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
         quoted_text(&like.encoding),
         quoted_text(&like.collate),
         quoted_text(&like.ctype)
@@ -98,6 +123,30 @@ fn create(name: &str, like: &Database) -> String {
 
 fn database_name(run: RunId) -> String {
     format!("{PREFIX}{}", run.compact())
+}
+
+/// The first has the plain name.
+fn numbered(name: &str, number: usize) -> String {
+    if number == 0 { name.to_owned() } else { format!("{name}_{number}") }
+}
+
+/// Whether it is one of those of this run.
+fn is_database_of(run: RunId, name: &str) -> bool {
+    name.strip_prefix(&database_name(run)).is_some_and(|rest| {
+        rest.is_empty()
+            || rest.strip_prefix('_').is_some_and(|number| number.parse::<u16>().is_ok())
+    })
+}
+
+fn drop_database(name: &str) -> String {
+    format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted_name(name))
+}
+
+fn connect(target: &PostgresTarget, run: RunId) -> Result<Session, PostgresError> {
+    let clients = Clients::discover(&target.tools.clients);
+    let access = Access::open(&target.server, &target.database, run, &target.tools)?;
+    let session = Session::open(clients.newest()?, &access, &target.tools)?;
+    Ok(session.keeping(access))
 }
 
 fn comment_of(run: RunId, owner: &str) -> String {
@@ -118,13 +167,13 @@ struct Marked {
 }
 
 /// A role and its comment are made at once, a database and its comment are not: what
-/// counts is the comment on the owner of the same name, and on the database itself
-/// only where there is none.
+/// counts is the comment on the owner who is named after the run, and on the database
+/// itself only where there is none.
 const DATABASES: &str = "\
 SELECT coalesce(json_agg(json_build_object('name', d.datname,
   'comment', coalesce(o.description, s.description))), '[]')
 FROM pg_database d
-LEFT JOIN pg_roles r ON r.oid = d.datdba AND r.rolname = d.datname
+LEFT JOIN pg_roles r ON r.oid = d.datdba AND r.rolname ~ '^homelab_scratch_'
 LEFT JOIN pg_shdescription o ON o.objoid = r.oid AND o.classoid = 'pg_authid'::regclass
 LEFT JOIN pg_shdescription s ON s.objoid = d.oid AND s.classoid = 'pg_database'::regclass
 WHERE coalesce(o.description, s.description) IS NOT NULL";
@@ -146,13 +195,7 @@ pub fn sweep(
     sweeper: RunId,
     is_alive: impl Fn(RunId) -> bool,
 ) -> Result<Vec<String>, PostgresError> {
-    let clients = Clients::discover(&target.tools.clients);
-    let connect = || {
-        let access = Access::open(&target.server, &target.database, sweeper, &target.tools)?;
-        Session::open(clients.newest()?, &access, &target.tools)
-            .map(|session| session.keeping(access))
-    };
-    let mut session = connect()?;
+    let mut session = connect(target, sweeper)?;
     let databases: Vec<Marked> = session.ask("list the databases", DATABASES)?;
     let roles: Vec<Marked> = session.ask("list the roles", ROLES)?;
     let dead = |marked: &Marked| {
@@ -161,9 +204,9 @@ pub fn sweep(
     };
     let databases = databases
         .into_iter()
-        .filter(|database| dead(database).is_some_and(|run| database.name == database_name(run)))
+        .filter(|database| dead(database).is_some_and(|run| is_database_of(run, &database.name)))
         .map(|Marked { name, .. }| {
-            let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted_name(&name));
+            let sql = drop_database(&name);
             (name, sql)
         });
     // Another drill may use a role by now; the last one takes it away.
@@ -182,7 +225,7 @@ pub fn sweep(
                     "could not remove what a drill left; the next sweep tries again"
                 );
                 // A failed statement ends a session.
-                session = connect()?;
+                session = connect(target, sweeper)?;
             }
         }
     }

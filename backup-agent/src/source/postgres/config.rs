@@ -3,11 +3,11 @@
 use std::{fmt, path::PathBuf};
 
 use homelab_common::{
-    config::{Section, parse},
+    config::{Allowed, Section, Value, parse},
     secret::Source as SecretSource,
 };
 
-use super::Limits;
+use super::{Databases, Limits};
 
 /// Where Debian puts each major version of PostgreSQL's programs.
 const CLIENTS: &str = "/usr/lib/postgresql";
@@ -50,25 +50,58 @@ impl fmt::Display for ToolsConfig {
     }
 }
 
-/// A database to back up.
+/// Databases to back up.
 #[derive(Clone, Debug)]
 pub struct PostgresConfig {
-    /// How to reach it.
+    /// How to reach them.
     pub server: ServerConfig,
+    /// Which.
+    pub databases: Databases,
 }
 
 impl PostgresConfig {
     /// Reads the keys of a `[[backup]]`; problems go into the report.
     #[must_use]
     pub fn read(section: &Section<'_>) -> Option<Self> {
-        let database = section.required("database", parse::string);
-        Some(Self { server: ServerConfig::read(section, database)? })
+        let one = section.optional("database", parse::string);
+        let databases = match one {
+            Some(one) => {
+                section.optional("databases", |_: &Value<'_>| -> Result<(), Allowed> {
+                    Err(Allowed::new("nothing: there is `database` already"))
+                });
+                Some(Databases::One(one))
+            }
+            None => match section.optional("databases", several) {
+                Some(several) => Some(several),
+                None => section.required("database", parse::string).map(Databases::One),
+            },
+        };
+        let entry = databases.as_ref().map(|databases| databases.entry().to_owned());
+        Some(Self { server: ServerConfig::read(section, entry)?, databases: databases? })
     }
+}
+
+fn several(value: &Value<'_>) -> Result<Databases, Allowed> {
+    if value.as_str() == Some("all") {
+        return Ok(Databases::All);
+    }
+    let name = |item: &Value<'_>| item.as_str().filter(|name| !name.is_empty()).map(str::to_owned);
+    let names: Option<Vec<String>> =
+        value.as_list().and_then(|items| items.iter().map(name).collect());
+    names
+        .filter(|names| !names.is_empty())
+        .map(Databases::Named)
+        .ok_or_else(|| Allowed::new("a list of names, or \"all\""))
 }
 
 impl fmt::Display for PostgresConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.server.fmt(f)
+        self.server.fmt(f)?;
+        match &self.databases {
+            Databases::One(_) => Ok(()),
+            Databases::Named(names) => writeln!(f, "databases = {names:?}"),
+            Databases::All => writeln!(f, "databases = \"all\""),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::{
     Limits, PostgresError,
     manifest::{
-        Database, Extension, LargeObjects, Object, PostgresContents, RowHash, Sequence, Table,
+        Database, DatabaseContents, Extension, LargeObjects, Object, RowHash, Sequence, Table,
         TableKind,
     },
     objects, rows,
@@ -75,7 +75,7 @@ impl Moment {
         self,
         mut session: Session,
         limit: Duration,
-    ) -> Result<(Session, PostgresContents), PostgresError> {
+    ) -> Result<(Session, DatabaseContents), PostgresError> {
         let listed = listed(&mut session, self.row_hash)?;
         let mut tables = Vec::with_capacity(listed.len());
         for table in listed {
@@ -95,7 +95,7 @@ pub fn contents(
     sessions: &mut [Session],
     row_hash: RowHash,
     limits: Limits,
-) -> Result<PostgresContents, PostgresError> {
+) -> Result<DatabaseContents, PostgresError> {
     let Some((first, others)) = sessions.split_first_mut() else {
         return Err(PostgresError::NoSession);
     };
@@ -123,7 +123,7 @@ pub fn contents(
 /// Notes where the sequences stand when the dump is done.
 pub(super) fn sequences_after(
     session: &mut Session,
-    contents: &mut PostgresContents,
+    contents: &mut DatabaseContents,
 ) -> Result<(), PostgresError> {
     let after = sequences(session)?;
     for sequence in &mut contents.sequences {
@@ -169,11 +169,10 @@ impl Rest {
         row_hash: RowHash,
         sequences: Vec<Sequence>,
         mut tables: Vec<Table>,
-    ) -> PostgresContents {
+    ) -> DatabaseContents {
         let Self { large_objects, extensions, roles, objects } = self;
         tables.sort_by(|one, other| one.name.cmp(&other.name));
-        PostgresContents {
-            dump_version: String::new(),
+        DatabaseContents {
             database,
             row_hash,
             tables,

@@ -58,6 +58,18 @@ pub enum PostgresError {
         #[source]
         source: Fault,
     },
+    /// There is nothing to back up, or too much.
+    #[error(
+        "{found} databases to back up on {server}; name them with `databases = [..]`, {max} at most"
+    )]
+    Databases {
+        /// How many there are.
+        found: usize,
+        /// Where.
+        server: String,
+        /// How many there may be.
+        max: usize,
+    },
     /// There is nobody to ask.
     #[error("no session to count with")]
     NoSession,
@@ -79,7 +91,7 @@ pub enum PostgresError {
     #[error("could not read all of `{file}`")]
     Stream {
         /// The file that it was to become.
-        file: &'static str,
+        file: String,
         /// Why.
         #[source]
         source: StreamError,
@@ -91,7 +103,7 @@ pub enum PostgresError {
     )]
     Truncated {
         /// The file that it was to become.
-        file: &'static str,
+        file: String,
         /// How much there was.
         bytes: u64,
     },
@@ -126,6 +138,7 @@ impl SourceFailure for PostgresError {
             | Self::Query { .. }
             | Self::Restore(_)
             | Self::NoSession
+            | Self::Databases { .. }
             | Self::Answer { .. }
             | Self::Stream { .. }
             | Self::Encode(_) => (SOURCE_FAILED, true),

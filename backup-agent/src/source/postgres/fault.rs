@@ -32,7 +32,7 @@ pub enum Fault {
     },
     /// psql itself, or its connection.
     #[error("psql ended")]
-    Ended(#[source] ExecError),
+    Ended(#[source] Box<ExecError>),
     /// Its pipes.
     #[error("could not talk to psql")]
     Pipe(#[source] io::Error),
@@ -83,8 +83,12 @@ impl Fault {
     /// What a psql died of.
     #[must_use]
     pub fn of(error: ExecError) -> Self {
-        let ExecError::Exit { stderr_tail, .. } = &error else { return Self::Ended(error) };
-        let Some(state) = SqlState::last_in(stderr_tail) else { return Self::Ended(error) };
+        let ExecError::Exit { stderr_tail, .. } = &error else {
+            return Self::Ended(Box::new(error));
+        };
+        let Some(state) = SqlState::last_in(stderr_tail) else {
+            return Self::Ended(Box::new(error));
+        };
         // Where in the server's source it was raised helps nobody here.
         let lines = stderr_tail.lines().filter(|line| !line.starts_with("LOCATION:  "));
         Self::Sql { said: lines.collect::<Vec<_>>().join("\n"), state }
@@ -96,9 +100,11 @@ impl Fault {
     pub fn is_of_server(&self) -> bool {
         match self {
             Self::Sql { state, .. } => state.is_of_server(),
-            // A statement that psql itself could not read.
-            Self::Ended(ExecError::Exit { code: Some(STATEMENT_FAILED), .. }) => false,
-            Self::Ended(_) | Self::Late { .. } | Self::Pipe(_) => true,
+            // Unless it is a statement that psql itself could not read.
+            Self::Ended(error) => {
+                !matches!(**error, ExecError::Exit { code: Some(STATEMENT_FAILED), .. })
+            }
+            Self::Late { .. } | Self::Pipe(_) => true,
         }
     }
 

@@ -149,7 +149,7 @@ impl PostgresSource {
     /// The server cannot be reached, or no client fits it.
     pub async fn probe(&self, run: RunId) -> Result<Probe, PostgresError> {
         let (server, database, tools) =
-            (self.server.clone(), self.database.clone(), self.tools.clone());
+            (self.server.clone(), self.databases.entry().to_owned(), self.tools.clone());
         blocking::run(move || {
             let clients = Clients::discover(&tools.clients);
             let access = Access::open(&server, &database, run, &tools)?;

@@ -1,4 +1,4 @@
-//! What a PostgreSQL database held at the moment that was dumped.
+//! What PostgreSQL databases held at the moment that was dumped.
 //!
 //! Taken in the exported snapshot that `pg_dump` reads, so that it says what the
 //! dump *should* hold. It is what a drill compares a restored database with: the exit
@@ -11,15 +11,50 @@ use serde::{Deserialize, Serialize};
 
 pub use compare::{Difference, compare};
 
-use super::DATABASE_FILE;
 use crate::{repository::StoredFile, stream::Sha256};
+
+/// What the databases of one server held, all but at the same moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostgresContents {
+    /// Version of the `pg_dump` that was used.
+    pub dump_version: String,
+    /// Places on the server's disks that its databases use, beside the usual one. A
+    /// restore needs others or none: a drill puts all into one place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tablespaces: Vec<String>,
+    /// Each database, with the file that holds its dump.
+    pub databases: Vec<StoredDatabase>,
+}
+
+/// A database and its dump.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredDatabase {
+    /// The file of the dump, beside the manifest.
+    pub file: String,
+    /// What it should hold.
+    #[serde(flatten)]
+    pub contents: DatabaseContents,
+}
+
+impl PostgresContents {
+    /// Rows of all tables, those of materialised views included.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.databases.iter().map(|database| database.contents.rows()).sum()
+    }
+
+    /// Why the dumps cannot hold all of it, if that shows by their sizes.
+    pub(crate) fn implausible(&self, files: &[StoredFile]) -> Option<String> {
+        self.databases.iter().find_map(|database| {
+            let dump = files.iter().find(|file| file.name == database.file)?;
+            database.contents.implausible(dump)
+        })
+    }
+}
 
 /// What a database holds, whether source or restored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PostgresContents {
-    /// Version of the `pg_dump` that was used; empty of a restored database.
-    #[serde(default)]
-    pub dump_version: String,
+pub struct DatabaseContents {
     /// The server and the database itself.
     pub database: Database,
     /// How [`Table::hash`] was made.
@@ -39,7 +74,7 @@ pub struct PostgresContents {
     pub objects: Vec<Object>,
 }
 
-impl PostgresContents {
+impl DatabaseContents {
     /// Rows of all tables, those of materialised views included.
     #[must_use]
     pub fn rows(&self) -> u64 {
@@ -48,15 +83,14 @@ impl PostgresContents {
 
     /// Every row takes at least a line break in a plain dump: fewer bytes than rows
     /// cannot be all of them.
-    pub(crate) fn implausible(&self, files: &[StoredFile]) -> Option<String> {
-        let dump = files.iter().find(|file| file.name == DATABASE_FILE)?;
+    fn implausible(&self, dump: &StoredFile) -> Option<String> {
         let dumped = |table: &&Table| table.kind == TableKind::Table;
         let rows: u64 = self.tables.iter().filter(dumped).map(|table| table.rows).sum();
         (dump.bytes == 0 || dump.bytes < rows).then(|| {
             format!(
-                "the dump has {} bytes, yet the database held {rows} rows at that moment; look \
-                 at what pg_dump is given to read",
-                dump.bytes
+                "`{}` has {} bytes, yet the database held {rows} rows at that moment; look at \
+                 what pg_dump is given to read",
+                dump.name, dump.bytes
             )
         })
     }

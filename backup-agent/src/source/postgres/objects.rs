@@ -24,10 +24,12 @@ WITH member AS (
   SELECT 'pg_proc'::regclass, f.oid, coalesce(f.proacl, acldefault('f', f.proowner))
   FROM pg_proc f JOIN space n ON n.oid = f.pronamespace
   UNION ALL
-  SELECT 'pg_namespace'::regclass, n.oid, n.nspacl FROM space n
-  -- As it was made with the cluster: the next version makes it in another way.
-  WHERE n.nspacl IS DISTINCT FROM (SELECT i.initprivs FROM pg_init_privs i
-    WHERE i.classoid = 'pg_namespace'::regclass AND i.objoid = n.oid)
+  -- What everybody may do in the public schema is another thing in the next version.
+  SELECT 'pg_namespace'::regclass, n.oid, CASE WHEN n.nspname = 'public' THEN (
+      SELECT array_agg(makeaclitem(a.grantee, a.grantor, a.privilege_type, a.is_grantable))
+      FROM aclexplode(n.nspacl) a WHERE a.grantee NOT IN (0, n.nspowner))
+    ELSE coalesce(n.nspacl, acldefault('n', n.nspowner)) END
+  FROM space n
   UNION ALL
   SELECT 'pg_default_acl'::regclass, d.oid, d.defaclacl FROM pg_default_acl d
   UNION ALL

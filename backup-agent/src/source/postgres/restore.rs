@@ -2,15 +2,35 @@
 
 use std::path::Path;
 
-use super::{DATABASE_FILE, GLOBALS_FILE, manifest::PostgresContents};
+use super::{
+    GLOBALS_FILE,
+    manifest::{Database, PostgresContents, StoredDatabase},
+};
 use crate::shell::{comment, quoted};
 
 /// Commands for a person with PostgreSQL's own programs and nothing of ours.
 pub(crate) fn next_steps(folder: &Path, contents: &PostgresContents) -> Vec<String> {
-    let database = &contents.database;
     let file = |name: &str| quoted(&folder.join(name).display().to_string());
+    let mut steps = vec![format!(
+        "psql -X -d postgres -f {}   # roles; those that exist say so",
+        file(GLOBALS_FILE)
+    )];
+    if !contents.tablespaces.is_empty() {
+        let text = format!(
+            "make the folders of these tablespaces first, or take their lines out of {GLOBALS_FILE} \
+             and `SET default_tablespace` out of the dumps: {}",
+            contents.tablespaces.join(", ")
+        );
+        steps.insert(0, comment(&text));
+    }
+    for StoredDatabase { file: name, contents } in &contents.databases {
+        steps.extend(of_database(&file(name), &contents.database));
+    }
+    steps
+}
+
+fn of_database(file: &str, database: &Database) -> Vec<String> {
     let mut steps = vec![
-        format!("psql -X -d postgres -f {}   # roles; those that exist say so", file(GLOBALS_FILE)),
         format!(
             "createdb -T template0 -E {} --lc-collate={} --lc-ctype={} -O {} -- {}",
             quoted(&database.encoding),
@@ -19,11 +39,7 @@ pub(crate) fn next_steps(folder: &Path, contents: &PostgresContents) -> Vec<Stri
             quoted(&database.owner),
             quoted(&database.name)
         ),
-        format!(
-            "psql -X -v ON_ERROR_STOP=1 -d {} -f {}",
-            quoted(&connection(&database.name)),
-            file(DATABASE_FILE)
-        ),
+        format!("psql -X -v ON_ERROR_STOP=1 -d {} -f {file}", quoted(&connection(&database.name))),
     ];
     for setting in &database.settings {
         let Some((role, setting)) = setting.split_once('/') else { continue };

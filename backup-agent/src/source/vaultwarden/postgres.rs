@@ -47,8 +47,8 @@ struct Answer {
 
 /// What the live database holds now.
 pub(super) async fn look(source: &PostgresSource, run: RunId) -> Result<Facts, SourceError> {
-    let (server, database) = (source.server.clone(), source.database.clone());
-    let (tools, name) = (source.tools.clone(), source.database.clone());
+    let (server, database) = (source.server.clone(), source.databases.entry().to_owned());
+    let (tools, name) = (source.tools.clone(), database.clone());
     let ask = move || -> Result<Answer, PostgresError> {
         let access = Access::open(&server, &database, run, &tools)?;
         let clients = Clients::discover(&tools.clients);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use super::{Object, PostgresContents, Sequence, Table, TableKind};
+use super::{DatabaseContents, Object, Sequence, Table, TableKind};
 
 /// One thing that is not as the manifest says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ impl fmt::Display for Difference {
 
 /// Everything in which `found` differs from `expected`.
 #[must_use]
-pub fn compare(expected: &PostgresContents, found: &PostgresContents) -> Vec<Difference> {
+pub fn compare(expected: &DatabaseContents, found: &DatabaseContents) -> Vec<Difference> {
     let other_major = expected.database.major() != found.database.major();
     let mut list = List { differences: Vec::new(), other_major };
     list.tables(&expected.tables, &found.tables);
@@ -95,7 +95,7 @@ impl List {
         }
     }
 
-    fn large_objects(&mut self, expected: &PostgresContents, found: &PostgresContents) {
+    fn large_objects(&mut self, expected: &DatabaseContents, found: &DatabaseContents) {
         let (expected, found) = (&expected.large_objects, &found.large_objects);
         if expected.count != found.count {
             self.differs(format!("{} of {} large objects are there", found.count, expected.count));
@@ -104,7 +104,7 @@ impl List {
         }
     }
 
-    fn extensions(&mut self, expected: &PostgresContents, found: &PostgresContents) {
+    fn extensions(&mut self, expected: &DatabaseContents, found: &DatabaseContents) {
         let (missing, both, _extra) =
             pair(&expected.extensions, &found.extensions, |extension| &extension.name);
         for extension in missing {
@@ -172,10 +172,9 @@ mod tests {
     use super::*;
     use crate::source::postgres::manifest::{Database, Extension, LargeObjects, RowHash};
 
-    fn contents() -> PostgresContents {
+    fn contents() -> DatabaseContents {
         let text = String::from;
-        PostgresContents {
-            dump_version: text("15.13"),
+        DatabaseContents {
             database: Database {
                 name: text("wiki"),
                 owner: text("wiki"),
@@ -213,7 +212,7 @@ mod tests {
         }
     }
 
-    fn texts(change: impl FnOnce(&mut PostgresContents)) -> Vec<String> {
+    fn texts(change: impl FnOnce(&mut DatabaseContents)) -> Vec<String> {
         let mut found = contents();
         change(&mut found);
         compare(&contents(), &found).iter().map(ToString::to_string).collect()
@@ -226,7 +225,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_loss_is_named() {
-        type Change = fn(&mut PostgresContents);
+        type Change = fn(&mut DatabaseContents);
         let cases: [(Change, &str); 8] = [
             (|c| c.tables.clear(), "table public.page with 3 rows is missing"),
             (|c| c.tables[0].rows = 2, "table public.page has 2 of 3 rows"),
