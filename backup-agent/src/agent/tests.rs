@@ -16,10 +16,7 @@ use crate::{
     repository::{Incoming, SourceKind, identity::Place, restic::ResticRepository},
     source::{
         Capture, Context, Source, SourceError,
-        postgres::{
-            DATABASE_FILE,
-            manifest::{Database, LargeObjects, PostgresContents},
-        },
+        postgres::{DATABASE_FILE, manifest::PostgresContents},
     },
     stream::{Later, Measured},
 };
@@ -72,28 +69,8 @@ impl Source for Bytes {
     }
 }
 
-fn nothing() -> PostgresContents {
-    PostgresContents {
-        dump_version: "15.13".to_owned(),
-        database: Database {
-            name: "wiki".to_owned(),
-            owner: "wiki".to_owned(),
-            server_version: "15.13".to_owned(),
-            server_version_num: 150_013,
-            system_identifier: "1".to_owned(),
-            encoding: "UTF8".to_owned(),
-            collate: "C".to_owned(),
-            ctype: "C".to_owned(),
-            icu_locale: None,
-            settings: Vec::new(),
-        },
-        tables: Vec::new(),
-        sequences: Vec::new(),
-        large_objects: LargeObjects { count: 0, hash: "0".to_owned() },
-        extensions: Vec::new(),
-        roles: Vec::new(),
-        objects: Vec::new(),
-    }
+const fn nothing() -> PostgresContents {
+    PostgresContents { dump_version: String::new(), tablespaces: Vec::new(), databases: Vec::new() }
 }
 
 fn named(text: &str) -> Name {

@@ -56,7 +56,7 @@ pub enum PostgresError {
         server: String,
         /// What psql said.
         #[source]
-        source: Fault,
+        source: Box<Fault>,
     },
     /// There is nothing to back up, or too much.
     #[error(

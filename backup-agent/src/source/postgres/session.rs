@@ -200,7 +200,8 @@ pub(crate) fn program(client: &Client, access: &Access, tools: &Tools) -> Progra
 }
 
 fn query_error(what: &str, server: &str, source: Fault) -> PostgresError {
-    PostgresError::Query { what: what.to_owned(), server: server.to_owned(), source }
+    let (what, server) = (what.to_owned(), server.to_owned());
+    PostgresError::Query { what, server, source: Box::new(source) }
 }
 
 impl std::fmt::Debug for Session {

@@ -50,7 +50,7 @@ impl Client {
             std::io::read_to_string(stream).map_err(|error| PostgresError::Query {
                 what: format!("run pg_dump {flag}"),
                 server: self.bin.display().to_string(),
-                source: Fault::Pipe(error),
+                source: Box::new(Fault::Pipe(error)),
             })
         };
         let (version, help) = (say("--version")?, say("--help")?);
