@@ -13,6 +13,7 @@ mod tests;
 use std::{cmp::Reverse, collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use homelab_common::{chance::Chance, clock::Clock, error_chain::Chain};
+use jiff::Timestamp;
 use tracing::warn;
 use uuid::Uuid;
 
@@ -301,7 +302,7 @@ impl Agent {
     }
 
     /// Verified snapshots, newest first, of all repositories or of one, of all
-    /// backups or of one.
+    /// backups or of one; those in quarantine too.
     ///
     /// # Errors
     ///
@@ -310,7 +311,7 @@ impl Agent {
         &self,
         repository: &str,
         backup: &str,
-    ) -> Result<Vec<(Name, Snapshot)>, AgentError> {
+    ) -> Result<Vec<Listed>, AgentError> {
         let kept: Vec<&Kept> = if repository.is_empty() {
             self.repositories.values().collect()
         } else {
@@ -320,7 +321,7 @@ impl Agent {
         let is_only = kept.len() == 1;
         for kept in kept {
             let name = kept.repository.name().clone();
-            let listed = match self.listed(&kept.repository).await {
+            let listed = match self.listed_with_forgotten(&kept.repository).await {
                 // One that is away must not hide the others.
                 Err(error) if !is_only => {
                     warn!(repository = %name, error = %Chain(&error), "not listed");
@@ -328,12 +329,10 @@ impl Agent {
                 }
                 listed => listed?,
             };
-            let wanted =
-                |snapshot: &Snapshot| backup.is_empty() || snapshot.backup.as_str() == backup;
-            found
-                .extend(listed.into_iter().filter(wanted).map(|snapshot| (name.clone(), snapshot)));
+            let wanted = |one: &Listed| backup.is_empty() || one.snapshot.backup.as_str() == backup;
+            found.extend(listed.into_iter().filter(wanted));
         }
-        found.sort_by_key(|(_, snapshot)| Reverse((snapshot.taken_at, snapshot.run)));
+        found.sort_by_key(|one| Reverse((one.snapshot.taken_at, one.snapshot.run)));
         Ok(found)
     }
 
@@ -377,22 +376,45 @@ impl Agent {
         Ok(blocking::run(move || asked.snapshots()).await?)
     }
 
-    /// One snapshot, by at least eight digits; the newest when none are given.
+    async fn listed_with_forgotten(
+        &self,
+        repository: &Arc<dyn Repository>,
+    ) -> Result<Vec<Listed>, AgentError> {
+        self.answering(repository).await?;
+        let asked = Arc::clone(repository);
+        let look = move || {
+            let name = asked.name().clone();
+            let of = |(snapshot, quarantined_at)| Listed {
+                repository: name.clone(),
+                snapshot,
+                quarantined_at,
+            };
+            let visible = asked.snapshots()?.into_iter().map(|snapshot| (snapshot, None));
+            let hidden = asked.forgotten()?.into_iter();
+            let hidden = hidden.map(|it| (it.snapshot, Some(it.forgotten_at)));
+            Ok::<_, AgentError>(visible.chain(hidden).map(of).collect())
+        };
+        blocking::run(look).await
+    }
+
+    /// One snapshot, by at least eight digits, which may be in quarantine; the newest
+    /// that is not, when none are given.
     async fn snapshot(
         &self,
         repository: &Arc<dyn Repository>,
         backup: Option<&Name>,
         id: &str,
     ) -> Result<Snapshot, AgentError> {
-        let mut listed = self.listed(repository).await?;
-        listed.retain(|snapshot| backup.is_none_or(|backup| snapshot.backup == *backup));
+        let mut listed = self.listed_with_forgotten(repository).await?;
+        listed.retain(|one| backup.is_none_or(|backup| one.snapshot.backup == *backup));
         let of = backup.map(|backup| format!(" of backup `{backup}`")).unwrap_or_default();
         let none = || AgentError::NoSnapshot { id: id.to_owned(), of };
         if id.is_empty() {
-            return listed.into_iter().next().ok_or_else(none);
+            let mut visible = listed.into_iter().filter(|one| one.quarantined_at.is_none());
+            return visible.next().map(|one| one.snapshot).ok_or_else(none);
         }
-        listed.retain(|snapshot| snapshot.id.starts_with(id));
-        let mut fitting = listed.into_iter();
+        listed.retain(|one| one.snapshot.id.starts_with(id));
+        let mut fitting = listed.into_iter().map(|one| one.snapshot);
         match (fitting.next(), fitting.next()) {
             (Some(snapshot), None) => Ok(snapshot),
             (Some(_), Some(_)) => Err(AgentError::Ambiguous { id: id.to_owned() }),
@@ -449,6 +471,17 @@ struct PlannedDrill {
     backup: Name,
     repository: Arc<dyn Repository>,
     target: Target,
+}
+
+/// A verified snapshot, where it is, and how it stands there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Where.
+    pub repository: Name,
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// Since when it is given up; absent when it is not.
+    pub quarantined_at: Option<Timestamp>,
 }
 
 /// What to restore, and where.

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
@@ -21,7 +22,7 @@ use homelab_rpc::{
 use crate::{
     app::{App, Deps},
     config::{self, Config},
-    offline,
+    offline::{self, GiveUp},
     repository::Depth,
     restore::{OnDamage, Place},
 };
@@ -86,6 +87,25 @@ enum Command {
         /// Name of the drill target in the configuration.
         target: String,
     },
+    /// Hides snapshots, or deletes hidden ones, without daemon and controller.
+    Forget {
+        /// Name of the repository in the configuration.
+        repository: String,
+        /// At least 8 digits of each snapshot; all of one backup.
+        #[arg(required = true)]
+        snapshots: Vec<String>,
+        /// Deletes them, if they were hidden long enough.
+        #[arg(long)]
+        delete: bool,
+        /// How many days are long enough.
+        #[arg(long, value_name = "DAYS", default_value_t = 7, requires = "delete")]
+        after_days: u64,
+    },
+    /// Frees the room of deleted snapshots, without daemon and controller.
+    Prune {
+        /// Its name in the configuration.
+        repository: String,
+    },
     /// Checks a repository, without daemon and controller.
     Verify {
         /// Its name in the configuration.
@@ -116,6 +136,14 @@ impl Cli {
                 let damage = if salvage { OnDamage::LeaveOut } else { OnDamage::Refuse };
                 let place = Place { target, replace, damage };
                 offline(path, |config| offline::restore(config, &repository, &snapshot, &place))
+            }
+            Command::Forget { repository, snapshots, delete, after_days } => {
+                let after = Duration::from_secs(after_days.saturating_mul(24 * 3600));
+                let how = if delete { GiveUp::Delete { after } } else { GiveUp::Quarantine };
+                offline(path, |config| offline::forget(config, &repository, &snapshots, how))
+            }
+            Command::Prune { repository } => {
+                offline(path, |config| offline::prune(config, &repository))
             }
             Command::Verify { repository, read_data } => {
                 let depth = if read_data { Depth::Data } else { Depth::Structure };

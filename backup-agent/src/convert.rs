@@ -16,7 +16,7 @@ use homelab_rpc::{
 use tonic::{Code, Status};
 
 use crate::{
-    agent::{Agent, AgentError, CopyRole, CopyStanding, CopyState, Kept, Noun, Standing},
+    agent::{Agent, AgentError, CopyRole, CopyStanding, CopyState, Kept, Listed, Noun, Standing},
     backup::Backed,
     drill::{self, Verdict},
     failure::Failure,
@@ -129,6 +129,13 @@ pub fn snapshot(repository: &Name, snapshot: &Snapshot) -> pb::Snapshot {
     }
 }
 
+/// A snapshot of a listing.
+#[must_use]
+pub fn listed(listed: &Listed) -> pb::Snapshot {
+    let message = snapshot(&listed.repository, &listed.snapshot);
+    pb::Snapshot { quarantined_at: listed.quarantined_at.map(to_proto), ..message }
+}
+
 /// The file that matters most: the largest, the manifest aside.
 fn main_file(snapshot: &Snapshot) -> Option<&StoredFile> {
     let files = snapshot.files.iter().filter(|file| file.name != MANIFEST);
@@ -214,6 +221,8 @@ pub fn drill(report: &drill::Report) -> pb::DrillReport {
 #[must_use]
 pub fn repository(name: &Name, kept: &Kept, standing: &Standing) -> pb::Repository {
     let newest = standing.snapshots.as_ref().and_then(|all| all.first());
+    let waits = |snapshot: &&Snapshot| standing.spool_of.contains(&snapshot.backup);
+    let waiting: Vec<_> = standing.snapshots.iter().flatten().filter(waits).collect();
     pb::Repository {
         name: name.to_string(),
         path: kept.path.display().to_string(),
@@ -234,8 +243,13 @@ pub fn repository(name: &Name, kept: &Kept, standing: &Standing) -> pb::Reposito
         transport: transport(kept.repository.transport()).into(),
         durability: standing.place.as_ref().map_or(pb::Durability::Unspecified, durability).into(),
         durability_findings: standing.place.as_ref().map(findings).unwrap_or_default(),
+        medium: kept.whereabouts.medium.clone(),
+        place: kept.whereabouts.place.clone(),
+        off_site: kept.whereabouts.off_site,
+        spool_of: standing.spool_of.iter().map(Name::to_string).collect(),
+        waiting: u32::try_from(waiting.len()).unwrap_or(u32::MAX),
+        oldest_waiting_at: waiting.last().map(|snapshot| to_proto(snapshot.taken_at)),
         scrubbed_at: standing.scrubbed_at.map(to_proto),
-        ..pb::Repository::default()
     }
 }
 

@@ -5,6 +5,7 @@
 //! need of the configuration is not loaded, so that a host with one repository's
 //! password can restore from it.
 
+mod retention;
 mod work;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use homelab_common::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use retention::{GiveUp, forget, prune};
 pub use work::{back_up, copy, drill};
 
 use crate::{

@@ -13,10 +13,11 @@ use homelab_rpc::{guard, not_built::NotBuilt, status::Failure as Refusal};
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::{
-    agent::{Agent, AgentError, CopyRequest, DrillRequest, PushBackRequest, RestoreRequest},
+    agent::{
+        Agent, AgentError, CopyRequest, DrillRequest, Listed, PushBackRequest, RestoreRequest,
+    },
     convert,
-    ids::{Name, RunId},
-    repository::Snapshot,
+    ids::RunId,
     restore::OnDamage,
 };
 use follow::{Answers, Event, Followed, follow, only};
@@ -384,7 +385,7 @@ impl BackupService for Backups {
 /// The token of a page is the last identifier of the one before: snapshots that come
 /// meanwhile stand before it and do no harm.
 fn page(
-    listed: &[(Name, Snapshot)],
+    listed: &[Listed],
     request: &pb::ListSnapshotsRequest,
 ) -> Result<pb::ListSnapshotsResponse, Status> {
     let size = match usize::try_from(request.page_size) {
@@ -401,7 +402,7 @@ fn page(
     let start = if token.is_empty() {
         0
     } else {
-        let last = listed.iter().position(|(_, snapshot)| snapshot.id.as_str() == token);
+        let last = listed.iter().position(|one| one.snapshot.id.as_str() == token);
         let gone = || {
             let what = "the token of a page before; begin again without one";
             Status::from(Refusal::invalid("`page_token` is not known").field("page_token", what))
@@ -410,9 +411,9 @@ fn page(
     };
     let page: Vec<_> = listed.iter().skip(start).take(size).collect();
     let more = start + page.len() < listed.len();
-    let next = page.last().filter(|_| more).map(|(_, snapshot)| snapshot.id.to_string());
+    let next = page.last().filter(|_| more).map(|one| one.snapshot.id.to_string());
     Ok(pb::ListSnapshotsResponse {
-        snapshots: page.iter().map(|(name, snapshot)| convert::snapshot(name, snapshot)).collect(),
+        snapshots: page.into_iter().map(convert::listed).collect(),
         next_page_token: next.unwrap_or_default(),
     })
 }

@@ -271,3 +271,34 @@ async fn a_restore_over_a_folder_killed_at_any_step_keeps_the_old_content_or_the
         assert!(target.join("manifest.json").exists() && !target.join("old").exists(), "{step}");
     }
 }
+
+#[tokio::test]
+async fn retention_by_hand_killed_at_any_step_deletes_nothing_that_was_not_named() {
+    let host = Host::new();
+    for text in ["first", "second", "third"] {
+        fs::write(host.path("tree/text"), text).expect("a file");
+        host.does(&["backup", "etc"]).await;
+    }
+    let all = host.snapshots("nas");
+    let (oldest, others) = all.split_last().expect("three snapshots");
+    let id = oldest.id.as_str();
+    let hide = ["forget", "nas", id];
+    let delete = ["forget", "nas", id, "--delete", "--after-days", "0"];
+
+    host.dies(&hide, "retention.shown").await;
+    assert_eq!(host.snapshots("nas"), all);
+    host.dies(&hide, "retention.hidden").await;
+    // Hidden, and there to be had back.
+    assert_eq!(host.snapshots("nas"), others);
+    assert_eq!(host.repository("nas").forgotten().expect("a listing")[0].snapshot, *oldest);
+    host.dies(&delete, "retention.deleted").await;
+    for step in steps("prune") {
+        host.dies(&["prune", "nas"], step).await;
+        assert_eq!(host.snapshots("nas"), others, "{step}");
+        host.is_sound_to_restic("nas").await;
+    }
+    host.does(&["prune", "nas"]).await;
+    host.does(&["verify", "nas", "--read-data"]).await;
+    host.does(&["backup", "etc"]).await;
+    host.is_sound_to_restic("nas").await;
+}

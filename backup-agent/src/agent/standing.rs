@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Agent, AgentError, Kept};
-use crate::repository::{Probed, Snapshot};
+use super::{Agent, AgentError, Declared, Kept};
+use crate::{
+    ids::Name,
+    repository::{Probed, Snapshot},
+};
 
 /// What a repository looks like from outside.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub struct Standing {
     pub snapshots: Option<Vec<Snapshot>>,
     /// Bytes that it takes.
     pub stored_bytes: Option<u64>,
+    /// Backups that use it as a spool.
+    pub spool_of: Vec<Name>,
     /// Whether the file system takes writes.
     pub writable: Option<bool>,
     /// What its place is worth, when it was used.
@@ -29,6 +34,14 @@ pub struct Standing {
 }
 
 impl Agent {
+    fn spooled_in(&self, kept: &Kept) -> Vec<Name> {
+        let name = kept.repository.name();
+        let uses = |declared: &&Declared| {
+            declared.spool.as_ref().is_some_and(|spool| spool.name() == name)
+        };
+        self.backups.values().filter(uses).map(|it| it.backup.name.clone()).collect()
+    }
+
     /// How a repository stands. What cannot be found out is absent.
     pub async fn standing(&self, kept: &Kept) -> Standing {
         let guard = self.answering(&kept.repository).await;
@@ -38,6 +51,7 @@ impl Agent {
             wanted_bytes: 0,
             snapshots: None,
             stored_bytes: None,
+            spool_of: self.spooled_in(kept),
             writable: None,
             place: kept.repository.probed(),
             scrubbed_at: None,
