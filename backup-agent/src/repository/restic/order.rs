@@ -7,7 +7,10 @@ use std::{
 
 use jiff::Timestamp;
 
-use crate::{ids::SnapshotId, repository::RetentionOrder};
+use crate::{
+    ids::{RunId, SnapshotId},
+    repository::{RetentionOrder, Snapshot},
+};
 
 /// What has to be done.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -15,6 +18,49 @@ pub(super) struct Task {
     pub(super) hide: Vec<SnapshotId>,
     pub(super) show: Vec<SnapshotId>,
     pub(super) delete: Vec<SnapshotId>,
+}
+
+/// A snapshot, and what it builds on.
+#[derive(Debug)]
+pub(super) struct Chained {
+    pub(super) id: SnapshotId,
+    run: RunId,
+    needs: Vec<RunId>,
+}
+
+impl From<Snapshot> for Chained {
+    fn from(Snapshot { id, run, summary, .. }: Snapshot) -> Self {
+        Self { id, run, needs: summary.needs }
+    }
+}
+
+impl Task {
+    /// Takes out what others build on that stay, such as the full stream of a dataset:
+    /// without it they could not be restored. It goes when they do. Says what was spared.
+    pub(super) fn spare_needed(
+        &mut self,
+        ours: &[Chained],
+        marks: &BTreeMap<String, Timestamp>,
+    ) -> Vec<SnapshotId> {
+        let is_seen = |it: &Chained| {
+            let is_hidden = marks.contains_key(it.id.as_str()) && !self.show.contains(&it.id);
+            !is_hidden && !self.hide.contains(&it.id)
+        };
+        // Each names its whole chain, so that one look is enough.
+        let needed_by = |stays: &dyn Fn(&Chained) -> bool| -> BTreeSet<&str> {
+            let needs: BTreeSet<RunId> =
+                ours.iter().filter(|it| stays(it)).flat_map(|it| it.needs.clone()).collect();
+            let needed = ours.iter().filter(|it| needs.contains(&it.run));
+            needed.map(|it| it.id.as_str()).collect()
+        };
+        let seen = needed_by(&is_seen);
+        let kept = needed_by(&|it| !self.delete.contains(&it.id));
+        let mut spared = Vec::new();
+        for (ids, needed) in [(&mut self.hide, &seen), (&mut self.delete, &kept)] {
+            spared.extend(ids.extract_if(.., |id| needed.contains(id.as_str())));
+        }
+        spared
+    }
 }
 
 /// Why nothing is done.
@@ -131,6 +177,35 @@ mod tests {
             Err(Fault::Refused(why)) => why,
             other => panic!("not refused: {other:?}"),
         }
+    }
+
+    #[test]
+    fn what_others_build_on_stays_as_long_as_they_do() {
+        let run = |number: u8| RunId::from(uuid::Uuid::from_u128(number.into()));
+        let chained = |number: u8, needs: &[u8]| Chained {
+            id: id(number),
+            run: run(number),
+            needs: needs.iter().copied().map(run).collect(),
+        };
+        let ours = [chained(1, &[]), chained(2, &[1]), chained(3, &[1, 2]), chained(4, &[])];
+        let task = |hide: &[u8], delete: &[u8]| Task {
+            hide: ids(hide),
+            show: Vec::new(),
+            delete: ids(delete),
+        };
+        let mut whole = task(&[1, 2, 3], &[]);
+        assert_eq!(whole.spare_needed(&ours, &BTreeMap::new()), []);
+        assert_eq!(whole.hide, ids(&[1, 2, 3]));
+        let mut half = task(&[1, 2], &[]);
+        assert_eq!(half.spare_needed(&ours, &BTreeMap::new()), ids(&[1, 2]));
+        assert_eq!(half.hide, []);
+        // Hidden is not gone: what it needs is not deleted either.
+        let marks = [1, 2, 3].map(|number| (id(number).to_string(), at(1))).into();
+        let mut doomed = task(&[], &[1, 2]);
+        assert_eq!(doomed.spare_needed(&ours, &marks), ids(&[1, 2]));
+        let mut all = task(&[], &[1, 2, 3]);
+        assert_eq!(all.spare_needed(&ours, &marks), []);
+        assert_eq!(all.delete, ids(&[1, 2, 3]));
     }
 
     #[test]

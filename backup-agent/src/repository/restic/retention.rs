@@ -102,14 +102,20 @@ impl Opened<'_> {
         let of_backup = |file: &SnapshotFile| {
             record::to_snapshot(file).filter(|snapshot| snapshot.backup == order.backup)
         };
-        let ours: Vec<SnapshotId> = all.iter().filter_map(of_backup).map(|it| it.id).collect();
-        let task = order::check(order, &ours, &marks, now).map_err(|fault| {
+        let chained: Vec<order::Chained> =
+            all.iter().filter_map(of_backup).map(order::Chained::from).collect();
+        let ours: Vec<SnapshotId> = chained.iter().map(|it| it.id.clone()).collect();
+        let mut task = order::check(order, &ours, &marks, now).map_err(|fault| {
             let repository = repository.name.clone();
             match fault {
                 order::Fault::Stale(why) => RepositoryError::Stale { repository, why },
                 order::Fault::Refused(why) => RepositoryError::Refused { repository, why },
             }
         })?;
+        let spared = task.spare_needed(&chained, &marks);
+        if !spared.is_empty() {
+            tracing::info!(backup = %order.backup, snapshots = ?spared, "others build on them: kept");
+        }
         if order.mode == OrderMode::Apply {
             self.carry_out(&task, &all, now)?;
         }
