@@ -52,6 +52,7 @@ pub struct Manifest {
 /// What was counted, by kind of source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "there is one of them for each run, never a list")]
 pub enum Contents {
     /// Of PostgreSQL databases.
     Postgres(PostgresContents),

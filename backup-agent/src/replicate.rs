@@ -35,7 +35,7 @@ pub enum ReplicateError {
         from: Name,
         /// Why.
         #[source]
-        source: RepositoryError,
+        source: Box<RepositoryError>,
     },
     /// The copy could not be stored.
     #[error(
@@ -48,7 +48,7 @@ pub enum ReplicateError {
         to: Name,
         /// Why.
         #[source]
-        source: RepositoryError,
+        source: Box<RepositoryError>,
     },
     /// What was read is not what was stored once.
     #[error(
@@ -148,12 +148,14 @@ impl Replication {
 
     /// A source that cannot be read makes the storing fail: that is the cause.
     fn blame(&self, error: ReplicateError) -> ReplicateError {
-        let ReplicateError::Store { source: RepositoryError::Incomplete { file, source }, .. } =
-            error
-        else {
-            return error;
-        };
-        self.not_read(RepositoryError::Incomplete { file, source })
+        match error {
+            ReplicateError::Store { source, .. }
+                if matches!(*source, RepositoryError::Incomplete { .. }) =>
+            {
+                self.not_read(*source)
+            }
+            other => other,
+        }
     }
 
     /// What cannot be removed stays invisible.
@@ -177,12 +179,12 @@ impl Replication {
 
     fn not_read(&self, source: RepositoryError) -> ReplicateError {
         let (snapshot, from) = (self.snapshot.id.clone(), self.from.name().clone());
-        ReplicateError::Read { snapshot, from, source }
+        ReplicateError::Read { snapshot, from, source: source.into() }
     }
 
     fn not_stored(&self, source: RepositoryError) -> ReplicateError {
         let (snapshot, to) = (self.snapshot.id.clone(), self.to.name().clone());
-        ReplicateError::Store { snapshot, to, source }
+        ReplicateError::Store { snapshot, to, source: source.into() }
     }
 }
 

@@ -36,7 +36,7 @@ impl Source for Bytes {
     }
 
     async fn begin(&self, context: Context) -> Result<Capture, SourceError> {
-        let bytes: Vec<u8> = (0..self.0).map(|at| (at % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..=250_u8).cycle().take(self.0).collect();
         let (content, gauge) = Measured::new(Box::new(Cursor::new(bytes)), context.cancel.clone());
         let mut dumped = gauge.clone();
         let (later, promise) = Later::new();

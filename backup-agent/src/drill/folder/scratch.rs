@@ -129,10 +129,10 @@ pub(super) fn sweep(
                 removed.push(name);
             }
             // Cut off between making and marking: only an empty folder can be that.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if fs::remove_dir(&path).is_ok() {
-                    removed.push(name);
-                }
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && fs::remove_dir(&path).is_ok() =>
+            {
+                removed.push(name);
             }
             _ => {}
         }
