@@ -37,7 +37,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use homelab_common::{clock::Clock, exec::Exec};
 
-use super::{Capture, Context, Source, SourceError};
+use super::{Capture, Context, Source, SourceError, rights::Explained};
 use crate::{
     blocking,
     ids::RunId,
@@ -169,6 +169,10 @@ impl Source for PostgresSource {
             )
         };
         Ok(opened.databases.iter().map(say).collect())
+    }
+
+    async fn explain(&self, run: RunId) -> Result<Explained, SourceError> {
+        Ok(self.probe(run).await?.explained())
     }
 
     async fn begin(&self, context: Context) -> Result<Capture, SourceError> {

@@ -17,7 +17,11 @@ use super::{
     session::{Session, quoted_name, quoted_text},
     version::Clients,
 };
-use crate::{blocking, ids::RunId};
+use crate::{
+    blocking,
+    ids::RunId,
+    source::rights::{Explained, RightState, Tried},
+};
 
 /// Tables and the like that are named in a finding; more are only counted.
 const NAMED_MAX: usize = 20;
@@ -137,6 +141,21 @@ impl Probe {
     #[must_use]
     pub fn suffices(&self) -> bool {
         self.findings.iter().all(|finding| finding.weight != Weight::Blocks)
+    }
+}
+
+impl Probe {
+    /// In the words of all sources.
+    pub(super) fn explained(self) -> Explained {
+        let tried = self.findings.into_iter().map(|Finding { weight, text, remedy }| {
+            let state = match weight {
+                Weight::Blocks => RightState::Missing,
+                Weight::Excess => RightState::Excess,
+                Weight::Note => RightState::Held,
+            };
+            Tried { what: "CanRead", state, text, remedy }
+        });
+        Explained { statements: self.grants, tried: tried.collect() }
     }
 }
 
