@@ -633,6 +633,15 @@ pub enum RepositoryError {
     },
 }
 
+impl RepositoryError {
+    /// Whether what was stored cannot be read as it was written. Anything else may be
+    /// another day's weather.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::Incomplete { .. } | Self::Mismatch { .. } | Self::Damaged { .. })
+    }
+}
+
 /// What the library behind a repository said.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -215,10 +215,9 @@ impl FolderTarget {
         error: RestoreError,
         elapsed: Duration,
     ) -> Result<Shown, DrillError> {
-        use crate::repository::RepositoryError as Of;
         match error {
             RestoreError::Write { path, source } => Err(self.refused(&path, source)),
-            RestoreError::Repository(source @ (Of::Incomplete { .. } | Of::Mismatch { .. })) => {
+            RestoreError::Repository(source) if source.is_damage() => {
                 Ok(failed(format!("the snapshot cannot be read: {}", Chain(&source)), elapsed))
             }
             RestoreError::Repository(source) => Err(work.repository_error(source)),

@@ -19,7 +19,7 @@ use crate::{
     ids::{Name, RunId},
     manifest::{Contents, Manifest},
     progress::{Progress, Stage},
-    repository::{RepositoryError, SourceKind},
+    repository::SourceKind,
     source::{
         postgres::{
             PostgresError, Server, Tools,
@@ -221,9 +221,7 @@ impl Attempt<'_> {
         match read {
             // The sessions know why they took no more, and tell below.
             Err(_) if sink.refused => {}
-            Err(
-                error @ (RepositoryError::Incomplete { .. } | RepositoryError::Mismatch { .. }),
-            ) => {
+            Err(error) if error.is_damage() => {
                 let text = format!("the dump cannot be read: {}", Chain(&error));
                 return Ok(Some(Verdict::of(vec![text])));
             }

@@ -88,7 +88,7 @@ impl Lanes {
             let number = lanes.lanes.len();
             lanes.lanes.push(Lane::start(number, session, &shared, mark)?);
         }
-        lanes.to_all(SETTINGS.as_bytes())?;
+        lanes.give_all(SETTINGS.as_bytes())?;
         Ok(lanes)
     }
 
@@ -117,7 +117,7 @@ impl Lanes {
         }
     }
 
-    fn to_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn give_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.lanes.iter_mut().try_for_each(|lane| lane.give(bytes))
     }
 
@@ -177,7 +177,7 @@ impl Stage for Lanes {
 
     fn text(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self.group {
-            Kind::Prologue => self.to_all(bytes),
+            Kind::Prologue => self.give_all(bytes),
             Kind::Index => {
                 self.give(bytes)?;
                 self.mark(self.current)
@@ -188,7 +188,7 @@ impl Stage for Lanes {
 
     /// Tablespaces are places on the source's disks: here all lies in one.
     fn setting(&mut self, line: &[u8]) -> io::Result<()> {
-        if line.starts_with(b"SET default_tablespace") { Ok(()) } else { self.to_all(line) }
+        if line.starts_with(b"SET default_tablespace") { Ok(()) } else { self.give_all(line) }
     }
 
     /// A table that is emptied and filled in one transaction needs no look at who may

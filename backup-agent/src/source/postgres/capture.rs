@@ -188,7 +188,7 @@ struct Child {
 
 enum State {
     Waiting(Box<Program>),
-    Running(Streaming),
+    Running(Box<Streaming>),
     Ended,
 }
 
@@ -204,7 +204,7 @@ impl Read for Child {
         let mut stream = started.map_err(|error| io::Error::other(Chain(&error).to_string()))?;
         self.killers.add(stream.killer());
         let read = stream.read(buffer);
-        self.state = State::Running(stream);
+        self.state = State::Running(Box::new(stream));
         read
     }
 }
