@@ -4,7 +4,7 @@ CARGO ?= cargo
 # One set of tests either way; nextest shows them better.
 TEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
 
-.PHONY: help setup build demo demo-check test check fmt bench ui-test proto-agree clean-dev
+.PHONY: help setup build release demo demo-check test check fmt bench ui-test proto-agree clean-dev
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -14,6 +14,14 @@ setup: ## Install what demo and tests need beside Rust.
 
 build: ## Build all daemons and labctl.
 	$(CARGO) build --locked --workspace --bins
+
+release: ## Build what is installed on hosts, into target/install.
+	$(CARGO) build --locked --release --workspace --exclude homelab-agent --bins
+	$(CARGO) build --locked --profile small --package homelab-agent --bins
+	@mkdir -p target/install
+	@cp target/small/homelab-agent target/install/
+	@for name in homelab-controller homelab-backup-agent homelab-gpu-worker homelab-bench labctl; do \
+	  cp "target/release/$$name" target/install/; done
 
 demo: setup build ## Bring the main job up on real parts on loopback; Ctrl-C removes everything.
 	@target/debug/homelab-demo
@@ -36,8 +44,8 @@ fmt: ## Format the code.
 
 bench: ## Measure, each beside its peer in the same run; writes docs/benchmarks.md.
 	@packaging/setup.sh bench
-	$(CARGO) build --locked --release --workspace --bins
-	@target/release/homelab-bench
+	@$(MAKE) --no-print-directory release
+	@target/install/homelab-bench
 
 ui-test: setup build ## Draw the dashboard with a real browser into target/ui.
 	@packaging/setup.sh ui

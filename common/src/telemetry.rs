@@ -4,7 +4,8 @@ use std::{fmt, io, str::FromStr, sync::Arc};
 
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, fmt::MakeWriter, layer::SubscriberExt, registry::LookupSpan, reload,
+    Layer, Registry, filter::Targets, fmt::MakeWriter, layer::SubscriberExt, registry::LookupSpan,
+    reload,
 };
 
 /// Where logs go and how they look.
@@ -72,7 +73,7 @@ pub enum TelemetryError {
 /// Changes the logs of the running process. Clones are the same handle.
 #[derive(Clone)]
 pub struct Telemetry {
-    set: Arc<dyn Fn(EnvFilter) + Send + Sync>,
+    set: Arc<dyn Fn(Targets) + Send + Sync>,
 }
 
 impl fmt::Debug for Telemetry {
@@ -143,9 +144,9 @@ fn journal() -> Option<tracing_journald::Layer> {
     tracing_journald::layer().ok()
 }
 
-/// Stricter than [`EnvFilter`], which takes a misspelt level for a target and
+/// Stricter than [`Targets`], which takes a misspelt level for a target and
 /// then logs nothing else.
-fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
+fn filter(level: &str) -> Result<Targets, TelemetryError> {
     let wrong = || TelemetryError::Level { level: level.into() };
     let known = |word: &str| {
         ["off", "error", "warn", "info", "debug", "trace"].contains(&word)
@@ -163,7 +164,7 @@ fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
             return Err(wrong());
         }
     }
-    EnvFilter::try_new(level.replace(' ', "")).map_err(|_| wrong())
+    level.replace(' ', "").parse().map_err(|_| wrong())
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub struct Counters {
     pub interfaces: Reading<Vec<(Arc<str>, InterfaceCounters)>>,
 }
 
-/// Reads [`Counters`] again and again: about a dozen `pread`s into one buffer.
+/// Reads [`Counters`] again and again: little more than a dozen `pread`s into one buffer.
 #[derive(Debug)]
 pub struct Sampler {
     buffer: Buffer,
@@ -62,19 +62,20 @@ impl Sampler {
     #[must_use]
     pub fn new(roots: &Roots) -> Self {
         let source = |path| Source::new(&roots.proc, path);
+        let whole = |path| Source::whole(&roots.proc, path);
         let mut buffer = Buffer::default();
         let mut boot_id = source("sys/kernel/random/boot_id");
         let boot_id = boot_id.read(&mut buffer).and_then(uptime::parse_boot_id).map(Arc::from);
         Self {
             boot_id,
-            uptime: source("uptime"),
-            load: source("loadavg"),
-            stat: source("stat"),
-            meminfo: source("meminfo"),
+            uptime: whole("uptime"),
+            load: whole("loadavg"),
+            stat: whole("stat"),
+            meminfo: whole("meminfo"),
             arcstats: source("spl/kstat/zfs/arcstats"),
-            pressure_cpu: source("pressure/cpu"),
-            pressure_memory: source("pressure/memory"),
-            pressure_io: source("pressure/io"),
+            pressure_cpu: whole("pressure/cpu"),
+            pressure_memory: whole("pressure/memory"),
+            pressure_io: whole("pressure/io"),
             disks: source("diskstats"),
             interfaces: source("net/dev"),
             names: Names::default(),

@@ -19,11 +19,11 @@ use crate::health::time_sync::{self, TimeSync};
 use crate::health::unit::{self, FailedUnits};
 use crate::reading::{Aged, Missing, Reading};
 
-/// Links, sensors and the number of processes.
+/// Links and sensors.
 const DEVICES_EVERY: Duration = Duration::from_secs(15);
 /// A disk does not fill in less.
 const FILESYSTEMS_EVERY: Duration = Duration::from_secs(30);
-/// What needs a program to be run: about 10 ms of CPU each.
+/// What needs a program to be run, about 10 ms of CPU each, or a walk through all processes.
 const PROGRAMS_EVERY: Duration = Duration::from_secs(60);
 
 /// How long one of the device readings may take before it counts as hung.
@@ -91,19 +91,13 @@ impl SlowReader {
     }
 
     async fn read_devices(&self) {
-        let (sys, proc) = (self.roots.sys.clone(), self.roots.proc.clone());
-        let links = self.devices.run("links", {
-            let sys = sys.clone();
-            move || network::read_links(&sys)
-        });
-        let sensors = self.devices.run("sensors", move || sensor::read(&sys));
-        let processes = self.devices.run("processes", move || count_processes(&proc));
-        let (links, sensors, processes) = tokio::join!(links, sensors, processes);
-        self.store(|slow, now| {
-            slow.links = Aged::new(now, links);
-            slow.sensors = Aged::new(now, sensors);
-            slow.processes = Aged::new(now, processes);
-        });
+        // One after the other, so that one thread serves both as long as neither hangs.
+        let sys = self.roots.sys.clone();
+        let links = self.devices.run("links", move || network::read_links(&sys)).await;
+        self.store(|slow, now| slow.links = Aged::new(now, links));
+        let sys = self.roots.sys.clone();
+        let sensors = self.devices.run("sensors", move || sensor::read(&sys)).await;
+        self.store(|slow, now| slow.sensors = Aged::new(now, sensors));
     }
 
     async fn read_filesystems(&self) {
@@ -117,9 +111,12 @@ impl SlowReader {
     async fn ask_programs(&self) {
         let failed_units = unit::read(&self.roots.run, self.exec.as_ref()).await;
         let time_sync = time_sync::read(&self.roots.run, self.exec.as_ref()).await;
+        let proc = self.roots.proc.clone();
+        let processes = self.devices.run("processes", move || count_processes(&proc)).await;
         self.store(|slow, now| {
             slow.failed_units = Aged::new(now, failed_units);
             slow.time_sync = Aged::new(now, time_sync);
+            slow.processes = Aged::new(now, processes);
         });
     }
 

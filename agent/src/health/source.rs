@@ -56,14 +56,30 @@ impl Default for Buffer {
 pub(crate) struct Source {
     path: PathBuf,
     label: Arc<str>,
+    form: Form,
     file: Option<File>,
+}
+
+/// How the kernel hands a file out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// In one piece (`single_open` of `fs/seq_file.c`): a read with room left over got all of it.
+    Whole,
+    /// Record by record: only a read that gives nothing has reached the end.
+    Records,
 }
 
 impl Source {
     /// A source at `path` below `root`. It is opened by the first read.
     pub(crate) fn new(root: &Path, path: &str) -> Self {
         let path = root.join(path);
-        Self { label: Arc::from(path.to_string_lossy()), path, file: None }
+        let label = Arc::from(path.to_string_lossy());
+        Self { label, path, form: Form::Records, file: None }
+    }
+
+    /// The same for a file that the kernel hands out in one piece, which saves a read each time.
+    pub(crate) fn whole(root: &Path, path: &str) -> Self {
+        Self { form: Form::Whole, ..Self::new(root, path) }
     }
 
     /// The whole file as it is now.
@@ -75,13 +91,13 @@ impl Source {
             Some(file) => file,
             None => File::open(&self.path).map_err(|e| Missing::from_io(&self.label, &e))?,
         };
-        let length = read_whole(&file, &self.label, &mut buffer.0)?;
+        let length = read_whole(&file, self.form, &self.label, &mut buffer.0)?;
         self.file = Some(file);
         Ok(buffer.0.get(..length).unwrap_or_default())
     }
 }
 
-fn read_whole(file: &File, label: &Arc<str>, buffer: &mut Vec<u8>) -> Reading<usize> {
+fn read_whole(file: &File, form: Form, label: &Arc<str>, buffer: &mut Vec<u8>) -> Reading<usize> {
     let mut length = 0;
     loop {
         if length == buffer.len() {
@@ -92,9 +108,10 @@ fn read_whole(file: &File, label: &Arc<str>, buffer: &mut Vec<u8>) -> Reading<us
             buffer.resize(length * 2, 0);
         }
         let free = buffer.get_mut(length..).unwrap_or_default();
-        // Files made of records come in pieces of a page, so only zero means the end.
+        let room = free.len();
         match file.read_at(free, length as u64) {
             Ok(0) => return Ok(length),
+            Ok(count) if form == Form::Whole && count < room => return Ok(length + count),
             Ok(count) => length += count,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Missing::from_io(label, &error)),
@@ -146,8 +163,10 @@ mod tests {
     #[test]
     fn a_file_larger_than_the_buffer_is_read_whole() {
         let content = vec![b'7'; BUFFER_BYTES_MIN * 3 + 5];
-        let (_root, mut source) = source(&content);
-        assert_eq!(source.read(&mut Buffer::default()).unwrap(), content);
+        let (root, mut records) = source(&content);
+        assert_eq!(records.read(&mut Buffer::default()).unwrap(), content);
+        let mut whole = Source::whole(root.path(), "stat");
+        assert_eq!(whole.read(&mut Buffer::default()).unwrap(), content);
     }
 
     #[test]

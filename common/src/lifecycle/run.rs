@@ -24,6 +24,10 @@ const RUNTIME_WAIT: Duration = Duration::from_secs(2);
 /// `TasksMax=` of the units.
 const BLOCKING_THREADS_FEW: usize = 32;
 
+/// How long such a thread waits for more work before it ends. Making one costs more than most of
+/// what it is for, so that it outlasts the pause between two rounds of regular work.
+const BLOCKING_THREAD_KEPT: Duration = Duration::from_secs(40);
+
 /// Signals that wait to be handled; more are dropped, as the kernel would.
 const SIGNALS_MAX: usize = 8;
 
@@ -81,12 +85,13 @@ pub fn block_on(program: impl Future<Output = ExitCode>) -> ExitCode {
     run_to_end(tokio::runtime::Builder::new_multi_thread().enable_all().build(), program)
 }
 
-/// The same on the calling thread alone, beside which only blocking work has threads, few and
-/// short-lived: for a daemon that has little to do on a host that may have a hundred processors.
+/// The same on the calling thread alone, beside which only blocking work has threads, few of
+/// them: for a daemon that has little to do on a host that may have a hundred processors.
 pub fn block_on_one_thread(program: impl Future<Output = ExitCode>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_FEW)
+        .thread_keep_alive(BLOCKING_THREAD_KEPT)
         .build();
     run_to_end(runtime, program)
 }
