@@ -12,6 +12,7 @@ need() { # program, package
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
 need cc gcc
+[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 need python3 python3
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 need psql postgresql-client
