@@ -74,7 +74,7 @@ impl Scale {
 }
 
 /// Measures the sections and prints their tables. A full run of all sections writes
-/// `docs/benchmarks.md` anew.
+/// `docs/benchmarks.md` anew, one of some sections only their chapters.
 ///
 /// # Errors
 /// Names the step that failed; nothing is written then.
@@ -90,15 +90,18 @@ pub fn run(sections: &[Section], scale: Scale) -> anyhow::Result<()> {
         let load = machine::load_average()?;
         let mut chapter =
             section.measure(&story, scale).with_context(|| format!("measure {section:?}"))?;
-        chapter.close(&load, began.elapsed());
+        chapter.close(&machine::now(), &load, began.elapsed());
         story.tell(&format!("\n{}\n", chapter.render()))?;
         chapters.push(chapter);
     }
-    if scale == Scale::Full && Section::ALL.iter().all(|section| sections.contains(section)) {
-        let path = report::write(&machine, &chapters)?;
-        story.tell(&format!("written: {}\n", path.display()))?;
-    }
-    Ok(())
+    let path = match scale {
+        Scale::Quick => return Ok(()),
+        Scale::Full if Section::ALL.iter().all(|section| sections.contains(section)) => {
+            report::write(&machine, &chapters)?
+        }
+        Scale::Full => report::replace(&chapters)?,
+    };
+    story.tell(&format!("written: {}\n", path.display()))
 }
 
 /// A runtime for clients of what is measured: one thread, so that the other core is left to it.

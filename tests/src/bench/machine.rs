@@ -22,7 +22,7 @@ impl Machine {
         let postgres = format!("{CLIENTS}/{MAJOR}/bin/postgres");
         let cores = thread::available_parallelism().context("count the cores")?;
         let lines = vec![
-            ("date", Zoned::now().strftime("%Y-%m-%d %H:%M %Z").to_string()),
+            ("date", now()),
             ("processor", format!("{}, {cores} cores", value_of("/proc/cpuinfo", "model name"))),
             ("memory", memory()),
             ("kernel", first_line("/proc/sys/kernel/osrelease")),
@@ -43,6 +43,11 @@ impl Machine {
     pub(super) fn describe(&self) -> String {
         self.lines.iter().map(|(what, value)| format!("- {what}: {value}\n")).collect()
     }
+}
+
+/// The date and time of day, to the minute.
+pub(super) fn now() -> String {
+    Zoned::now().strftime("%Y-%m-%d %H:%M %Z").to_string()
 }
 
 /// Of the last 1, 5 and 15 minutes.

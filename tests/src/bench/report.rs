@@ -64,9 +64,10 @@ impl Chapter {
     }
 
     /// Notes what it was measured under.
-    pub(super) fn close(&mut self, load_before: &str, took: Duration) {
+    pub(super) fn close(&mut self, date: &str, load_before: &str, took: Duration) {
+        let seconds = took.as_secs();
         self.circumstances =
-            format!("Load average before: {load_before}; took {} s.", took.as_secs());
+            format!("Measured {date} in {seconds} s; load average before: {load_before}.");
     }
 
     pub(super) fn render(&self) -> String {
@@ -93,11 +94,38 @@ pub(super) fn write(machine: &Machine, chapters: &[Chapter]) -> anyhow::Result<P
     for chapter in chapters {
         writeln!(text, "{}", chapter.render())?;
     }
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let path = tests.parent().unwrap_or(tests).join("docs/benchmarks.md");
+    let path = document();
     let text = format!("{}\n", text.trim_end());
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     Ok(path)
+}
+
+/// Puts chapters that were measured again in the place of their former selves and says where.
+pub(super) fn replace(chapters: &[Chapter]) -> anyhow::Result<PathBuf> {
+    let path = document();
+    let mut text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    for chapter in chapters {
+        text = with_chapter(&text, chapter)
+            .with_context(|| format!("{} has no chapter {}", path.display(), chapter.title))?;
+    }
+    fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    Ok(path)
+}
+
+/// `text` with this chapter instead of the one of the same title.
+fn with_chapter(text: &str, chapter: &Chapter) -> Option<String> {
+    let (before, rest) = text.split_once(&format!("## {}\n", chapter.title))?;
+    let after = rest.split_once("\n## ").map(|(_, after)| after);
+    let new = chapter.render();
+    Some(match after {
+        Some(after) => format!("{before}{new}\n## {after}"),
+        None => format!("{before}{new}"),
+    })
+}
+
+fn document() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests).join("docs/benchmarks.md")
 }
 
 /// Milliseconds with as many digits as say something.
@@ -183,5 +211,18 @@ mod tests {
     fn a_limit_that_is_reached_is_kept_and_one_that_is_passed_is_not() {
         assert_eq!(verdict(0.5, 0.5), "≤ 0.500: ok");
         assert_eq!(verdict(0.51, 0.5), "≤ 0.500: over");
+    }
+
+    #[test]
+    fn a_chapter_that_is_measured_again_leaves_the_others_as_they_were() {
+        let chapter = |title, method| Chapter::new(title, method, Vec::new());
+        let old = [("Agent", "one"), ("Queue", "two"), ("Backup", "three")];
+        let text: Vec<_> = old.map(|(title, method)| chapter(title, method).render()).into();
+        let text = format!("# Benchmarks\n\n{}", text.join("\n"));
+        for (title, method) in old {
+            let new = with_chapter(&text, &chapter(title, "new"));
+            assert_eq!(new.as_deref(), Some(text.replace(method, "new").as_str()));
+        }
+        assert_eq!(with_chapter(&text, &chapter("Gateway", "new")), None);
     }
 }

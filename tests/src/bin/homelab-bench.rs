@@ -11,7 +11,7 @@ use homelab_tests::bench::{self, Scale, Section, mock};
 /// What our parts cost, each beside a peer that does the same, in one run on this machine.
 #[derive(Debug, Parser)]
 struct Args {
-    /// What to measure; everything unless said otherwise.
+    /// What to measure; everything unless said otherwise. Writes its chapter of docs/benchmarks.md.
     #[command(subcommand)]
     what: Option<What>,
     /// A tenth of the data and fewer rounds; writes no document.
