@@ -48,10 +48,11 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 /// No wait in these tests comes near it unless something is broken.
 const CEILING: Duration = Duration::from_secs(60);
 
-/// A caller that leaves frees the slot within half a second on an idle machine; the
-/// figure is printed. Here it must only be far below the time of a whole answer,
-/// because a machine that also compiles is several times slower.
-const FREED_MAX: Duration = Duration::from_secs(5);
+/// A caller that leaves frees the slot within half a second; the figures are printed.
+const FREED_MAX: Duration = Duration::from_millis(500);
+
+/// A machine that also compiles may stand in the way of one caller, not of ten.
+const LEAVERS_MAX: usize = 10;
 
 struct Worker {
     client: InferenceServiceClient<Channel>,
@@ -311,26 +312,30 @@ async fn unknown_fields_reach_the_real_engine_and_its_chunks_come_back_whole() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_that_leaves_frees_the_slot_of_the_real_engine() {
     let worker = Worker::start().await;
+    let mut figures = Vec::new();
+    while figures.len() < LEAVERS_MAX && figures.iter().all(|freed| *freed > FREED_MAX) {
+        figures.push(freed_after_leaving(&worker).await);
+    }
+    println!("the slot was free after {figures:?}");
+    assert!(figures.iter().any(|freed| *freed <= FREED_MAX), "free only after {figures:?}");
+    worker.end().await;
+}
+
+/// How long after its caller has left a slot is free, by the worker's and by the engine's account.
+async fn freed_after_leaving(worker: &Worker) -> Duration {
     let mut stream = worker.ask(story()).await.unwrap();
     pieces(&mut stream, 5).await;
     assert_eq!(worker.busy_by_the_engines_account().await, 1);
-
     let left = std::time::Instant::now();
     drop(stream);
-    let (mut engine, mut freed) = (None, None);
-    while freed.is_none() {
+    while worker.engine().await.slots_busy > 0 {
         assert!(left.elapsed() < CEILING, "the slot is never free");
-        if engine.is_none() && worker.busy_by_the_engines_account().await == 0 {
-            engine = Some(left.elapsed());
-        }
-        if worker.engine().await.slots_busy == 0 {
-            freed = Some(left.elapsed());
-        }
     }
-    let freed = freed.unwrap_or_default();
-    println!("the engine let go after {engine:?}, the slot was free after {freed:?}");
-    assert!(freed <= FREED_MAX, "free only after {freed:?}");
-    worker.end().await;
+    let freed = left.elapsed();
+    while worker.busy_by_the_engines_account().await > 0 {
+        assert!(left.elapsed() < CEILING, "the engine works on for nobody");
+    }
+    freed
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
