@@ -48,20 +48,20 @@ fn below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 /// The words after `labctl` of each quoted command, up to where the quotation ends.
 fn quoted(text: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for (at, _) in text.match_indices("labctl ") {
-        let before = text[..at].trim_end_matches([' ', '\t']);
-        let Some(opener) = before.chars().next_back().filter(|c| OPENERS.contains(c)) else {
+    let mut pieces = text.split("labctl ");
+    let mut before = pieces.next().unwrap_or_default();
+    for rest in pieces {
+        let ends_in = std::mem::replace(&mut before, rest).trim_end_matches([' ', '\t']);
+        let Some(opener) = ends_in.chars().next_back().filter(|c| OPENERS.contains(c)) else {
             continue;
         };
-        let rest = &text[at + "labctl ".len()..];
         let closers: &[char] = match opener {
             '`' => &['`'],
             '"' => &['"', '`'],
             '>' => &['<'],
             _ => &['\n', '`', '#'],
         };
-        let end = rest.find(closers).unwrap_or(rest.len());
-        found.push(unwrapped(&rest[..end]));
+        found.push(unwrapped(rest.split(closers).next().unwrap_or_default()));
     }
     found
 }
