@@ -304,14 +304,14 @@ impl Around {
             if brake.kind == BrakeKind::TooManyAtOnce && backup.keep.is_none() {
                 continue;
             }
-            let command = format!("labctl backup retention plan {name}");
+            let command = format!("labctl backup snapshots {name}");
             let message = format!("in `{}`: {}", plan.repository, brake.message);
             add(Verdict::Warning, reason, message, command);
         }
         if !backup.copies.is_empty() && !copies.rule.is_met() {
             let message =
                 format!("its copies do not make 3-2-1: {}", copies.rule.missing.join(", "));
-            let command = format!("labctl backup copies {name}");
+            let command = "labctl backup risk".to_owned();
             add(Verdict::Warning, Reason::COPIES_MISSING, message, command);
         }
         for repository in backup.repositories() {
@@ -325,7 +325,7 @@ impl Around {
         if !self.cold_start.reaches(&Subject::Backup(name.clone())) {
             let told = self.cold_start.loops.first().map(ToString::to_string).unwrap_or_default();
             let message = format!("it could not be restored after everything was lost: {told}");
-            let command = "labctl recovery-kit show".to_owned();
+            let command = "labctl backup risk".to_owned();
             add(Verdict::Critical, Reason::RECOVERY_LOOP, message, command);
         }
         let is_opened_by_kit = backup
