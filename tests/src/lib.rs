@@ -5,6 +5,7 @@ pub mod bench;
 pub mod chaos;
 pub mod demo;
 pub mod lab;
+pub mod majors;
 #[expect(
     clippy::expect_used,
     clippy::panic,

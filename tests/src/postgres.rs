@@ -18,12 +18,6 @@ use homelab_common::exec::{Exec, Program, SystemExec};
 /// The major version that the tests are written for: Debian 12's.
 pub const MAJOR: u32 = 15;
 
-/// An older server, without client programs.
-pub const OLDER: u32 = 14;
-
-/// Newer servers, with client programs.
-pub const NEWER: [u32; 2] = [16, 18];
-
 /// The superuser of every cluster.
 pub const USER: &str = "labadmin";
 

@@ -232,7 +232,7 @@ impl Bench {
     pub(crate) fn use_all_clients(&mut self) {
         let clients = self.folder.path().join("all-clients");
         fs::create_dir(&clients).expect("a folder");
-        for major in [postgres::MAJOR].into_iter().chain(postgres::NEWER) {
+        for major in [postgres::MAJOR].into_iter().chain(homelab_tests::majors::NEWER) {
             let link = clients.join(major.to_string());
             std::os::unix::fs::symlink(postgres::home(major), link).expect("a link");
         }

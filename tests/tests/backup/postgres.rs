@@ -14,7 +14,10 @@ use homelab_backup_agent::{
     },
 };
 use homelab_common::{error_chain::Chain, exec::Program, secret::Secret};
-use homelab_tests::postgres::{Cluster, MAJOR, NEWER, OLDER, USER, run};
+use homelab_tests::{
+    majors::{NEWER, OLDER},
+    postgres::{Cluster, MAJOR, USER, run},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::bench::*;
@@ -301,16 +304,17 @@ async fn a_restore_is_compared_to_its_last_comment() {
         ("CREATE PUBLICATION", "publication feed is missing"),
     ] {
         let at = dump.find(lost).unwrap_or_else(|| panic!("no {lost} in {dump}"));
-        let end = at + dump[at..].find(";\n").expect("an end") + 1;
-        let without = format!("{}{}", &dump[..at], &dump[end..]);
+        let (before, rest) = dump.split_at(at);
+        let (_, after) = rest.split_once(";\n").expect("an end");
+        let without = format!("{before}\n{after}");
         let without = without.replace("ALTER EVENT TRIGGER told OWNER TO labadmin;", "");
         let without = if lost == "CREATE EVENT TRIGGER" || !named.contains("missing") {
             without
         } else {
             // What is about the lost one is lost with it.
             let about = |line: &&str| {
-                !(line.contains("app.together") && line.starts_with("ALTER"))
-                    && !line.starts_with("ALTER PUBLICATION")
+                let alters = line.starts_with("ALTER") && line.contains("app.together");
+                !alters && !line.starts_with("ALTER PUBLICATION")
             };
             without.lines().filter(about).map(|line| format!("{line}\n")).collect()
         };
