@@ -120,7 +120,7 @@ impl House {
             source: Arc::new(source),
             repository: Arc::clone(&self.repository) as Arc<dyn Repository>,
         };
-        let run = RunId::generate(&SystemClock, &SystemChance::default());
+        let run = RunId::generate(&SystemClock, &SystemChance);
         backup.run(run, &Progress::unwatched(), &CancellationToken::new()).await
     }
 
@@ -133,7 +133,7 @@ impl House {
             owner: "here".to_owned(),
         };
         let drill = Drill {
-            run: RunId::generate(&SystemClock, &SystemChance::default()),
+            run: RunId::generate(&SystemClock, &SystemChance),
             snapshot: backed.snapshot.clone(),
             repository: Arc::clone(&self.repository) as Arc<dyn Repository>,
             target: Target::Zfs(target),
@@ -339,10 +339,10 @@ async fn the_policy_destroys_only_what_this_backup_made() {
 #[tokio::test]
 async fn what_somebody_else_calls_a_drill_is_not_swept() {
     let house = House::new();
-    let run = RunId::generate(&SystemClock, &SystemChance::default());
+    let run = RunId::generate(&SystemClock, &SystemChance);
     let foreign = format!("safe/drill/homelab-drill-{run}");
     house.tell(&["create", &foreign]);
-    let run = RunId::generate(&SystemClock, &SystemChance::default());
+    let run = RunId::generate(&SystemClock, &SystemChance);
     let ours = format!("safe/drill/homelab-drill-{run}");
     house.tell(&["create", "-o", &format!("homelab:drill={run}:here"), &ours]);
     let target = Target::Zfs(ZfsTarget {
@@ -380,7 +380,7 @@ async fn the_printed_commands_name_the_chain_in_order() {
 async fn an_inspection_names_what_is_left_out_and_changes_nothing() {
     let house = House::new();
     house.tell(&["create", "tank/vault/child"]);
-    let run = RunId::generate(&SystemClock, &SystemChance::default());
+    let run = RunId::generate(&SystemClock, &SystemChance);
     let findings = house.replicated().inspect(run).await.expect("findings").join("\n");
     assert!(findings.contains("not part of this backup: tank/vault/child"), "{findings}");
     assert!(findings.contains("`safe/vault` (zfs-2.3.9-1) would be made"), "{findings}");
