@@ -496,7 +496,7 @@ fn tag(backup: &str) -> String {
 
 /// `homelab-20261123T080000Z-vault`: sorts by time, and says whose it is.
 fn snapshot_name(at: Timestamp, backup: &str) -> String {
-    let at = at.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ").to_string();
+    let at = at.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%S%.3fZ").to_string();
     format!("{PREFIX}{at}-{backup}")
 }
 
