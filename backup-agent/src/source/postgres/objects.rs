@@ -69,7 +69,9 @@ WITH member AS (
       (SELECT string_agg(concat_ws(' ', quote_ident(a.attname),
           format_type(a.atttypid, a.atttypmod), a.attnotnull::text, a.attidentity::text,
           a.attgenerated::text, pg_get_expr(d.adbin, d.adrelid), a.attstorage::text,
-          a.attoptions::text,
+          -- Minor releases since 15.20 note a version of their own among these.
+          (SELECT string_agg(entry, ',' ORDER BY entry) FROM unnest(a.attoptions) entry
+            WHERE starts_with(entry, 'n_distinct')),
           (SELECT string_agg(format('%s=%s', CASE x.grantee WHEN 0 THEN 'public'
               ELSE pg_get_userbyid(x.grantee) END, x.privilege_type), ','
             ORDER BY x.grantee = 0, pg_get_userbyid(x.grantee), x.privilege_type)
