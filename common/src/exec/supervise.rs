@@ -26,6 +26,10 @@ const LINE_BYTES_MAX: usize = 4 * 1024;
 /// How long a killed program gets to be gone before it is given up.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
+/// How long the last lines of an ended program may take: a child of its own may still
+/// hold the pipe.
+const LINES_WAIT: Duration = Duration::from_secs(1);
+
 /// How a supervised program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
@@ -50,8 +54,15 @@ pub struct Supervised {
 }
 
 enum Body {
-    Child { child: Box<tokio::process::Child>, group: Group },
-    Scripted { ended: watch::Sender<Option<Ended>> },
+    /// `read` closes when all lines were read.
+    Child {
+        child: Box<tokio::process::Child>,
+        group: Group,
+        read: watch::Receiver<()>,
+    },
+    Scripted {
+        ended: watch::Sender<Option<Ended>>,
+    },
 }
 
 impl Supervised {
@@ -81,7 +92,7 @@ impl Supervised {
         lock(&self.lines).all()
     }
 
-    /// Waits until the program ends by itself.
+    /// Waits until the program ends by itself; its [`Supervised::lines`] are whole then.
     ///
     /// Cancel safety: safe; call it again to go on waiting.
     ///
@@ -90,12 +101,14 @@ impl Supervised {
     /// The system does not tell how it ended.
     pub async fn wait(&mut self) -> Result<Ended, ExecError> {
         match &mut self.body {
-            Body::Child { child, group } => {
+            Body::Child { child, group, read } => {
                 let status = child
                     .wait()
                     .await
                     .map_err(|source| ExecError::Io { argv: self.argv.clone(), source })?;
                 group.finish();
+                // Nothing is ever sent: it ends with the thread that reads.
+                let _read_or_late = tokio::time::timeout(LINES_WAIT, read.changed()).await;
                 Ok(status.into())
             }
             Body::Scripted { ended } => {
@@ -178,14 +191,18 @@ pub(super) fn start(program: Program) -> Result<Supervised, ExecError> {
     drop(command);
     let lines = Arc::new(Mutex::new(Lines::default()));
     let kept = Arc::clone(&lines);
+    let (reading, read) = watch::channel(());
     thread::Builder::new()
         .name("exec-lines".into())
-        .spawn(move || read_lines(reader, &kept))
+        .spawn(move || {
+            read_lines(reader, &kept);
+            drop(reading);
+        })
         .map_err(failed)?;
     Ok(Supervised {
         argv: program.argv(),
         pid,
-        body: Body::Child { child: Box::new(child), group },
+        body: Body::Child { child: Box::new(child), group, read },
         lines,
     })
 }
