@@ -192,12 +192,45 @@ pub fn as_postgres(major: u32, name: &str) -> Program {
 /// Where the programs of a major version are.
 #[must_use]
 pub fn home(major: u32) -> PathBuf {
-    let root = if major == MAJOR {
-        CLIENTS.into()
-    } else {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../.dev/postgres")
-    };
-    root.join(major.to_string())
+    if major == MAJOR {
+        return Path::new(CLIENTS).join(major.to_string());
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.dev/postgres");
+    let installed = folder.join(major.to_string());
+    if !nix::unistd::geteuid().is_root() || !installed.is_dir() || is_open_to_all(&installed) {
+        return installed;
+    }
+    let (folder, installed) = (real(&folder), real(&installed));
+    let inside = installed.strip_prefix(&folder).expect("installed in the folder");
+    open_copy(&folder).join(inside)
+}
+
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().expect("a path that is there")
+}
+
+/// Whether every user can get at `path`.
+fn is_open_to_all(path: &Path) -> bool {
+    let open = |path: &Path| path.metadata().is_ok_and(|it| it.permissions().mode() & 0o001 != 0);
+    real(path).ancestors().all(open)
+}
+
+/// A copy of the folder of programs that every user can get at: servers do not run as root,
+/// and the checkout may lie in its home.
+fn open_copy(folder: &Path) -> PathBuf {
+    // The stamp changes with what is installed.
+    let stamp = fs::read_to_string(folder.join("installed")).expect("installed as a whole");
+    let stamp: String = stamp.chars().take(12).collect();
+    let ready = std::env::temp_dir().join(format!("homelab-tests-postgres-{stamp}"));
+    if ready.is_dir() {
+        return ready;
+    }
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mine = scratch.path().join("programs");
+    run(Program::new("cp").args(["-a", &text(folder), &text(&mine)]));
+    // Tests run side by side: the first to be ready wins.
+    let _won = fs::rename(&mine, &ready);
+    ready
 }
 
 fn bin(major: u32, name: &str) -> PathBuf {
@@ -220,7 +253,8 @@ fn template(major: u32, kind: &str, cache: &Path) -> PathBuf {
         .arg("--wal-segsize=1");
     run(program);
     // Tests run side by side: the first to be ready wins, the others use theirs.
-    let mine = cache.join(format!("postgres-{major}-{kind}.{}", std::process::id()));
+    let own = folder.path().file_name().unwrap_or_default().to_string_lossy();
+    let mine = cache.join(format!("postgres-{major}-{kind}{own}"));
     run(Program::new("cp").args(["-a", &text(&data), &text(&mine)]));
     if fs::rename(&mine, &ready).is_err() {
         fs::remove_dir_all(&mine).expect("a second template is removed");
