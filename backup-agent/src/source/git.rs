@@ -1,6 +1,6 @@
 //! Git repositories of a forge, as mirrors that remember.
 //!
-//! Three hops: from the forge into bare mirrors of our own ([`mirror`]), from there
+//! Three hops: from the forge into bare mirrors of our own (`mirror`), from there
 //! to a second server if one is declared ([`push`]), and all mirrors as one archive
 //! into the repository. A plain mirror is no backup: it follows a force push and a
 //! deletion at once. Ours keeps what upstream drops, for ever, and says so.
