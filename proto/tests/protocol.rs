@@ -173,6 +173,7 @@ fn lists_are_paged() {
     // Lists that are small by nature: bounded by the site file or by what one host has.
     let small = [
         "ListBackupCopies",
+        "ListBackupRepositories",
         "ListBackups",
         "ListCopies",
         "ListDevices",

@@ -370,7 +370,11 @@ impl Follower {
 }
 
 impl Backups {
-    pub(super) async fn stored(&self, id: RunId) -> Result<Option<Run>, StoreError> {
+    /// A run as the store has it.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn stored(&self, id: RunId) -> Result<Option<Run>, StoreError> {
         self.parts().store.read().await?.runs().get(id).await
     }
 

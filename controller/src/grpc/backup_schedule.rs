@@ -1,6 +1,7 @@
 //! `BackupScheduleService`.
 
 mod convert;
+mod keep;
 mod pass;
 mod recovery;
 mod retention;
@@ -194,8 +195,7 @@ impl BackupScheduleService for BackupScheduleApi {
         let watched = self.backups.watch_run(id).await;
         let watched = watched.map_err(|error| error.into_status(request_id(&request)))?;
         let Some(mut watched) = watched else {
-            let message = format!("there is no run {id}; `labctl backup runs` shows them");
-            return Err(fail(Code::NotFound, Reason::RUN_NOT_FOUND, message));
+            return Err(no_run(id));
         };
         watched.mark_changed();
         let answers = stream::unfold(Some(watched), |watched| async {
@@ -252,6 +252,42 @@ impl BackupScheduleService for BackupScheduleApi {
     ) -> Result<Response<Self::RestoreBackupStream>, Status> {
         let call = request_id(&request).to_owned();
         self.restore(request.into_inner(), &call).await.map(Response::new)
+    }
+
+    type CopyBackupStream = Answers<pb::CopyBackupResponse>;
+
+    async fn copy_backup(
+        &self,
+        request: Request<pb::CopyBackupRequest>,
+    ) -> Result<Response<Self::CopyBackupStream>, Status> {
+        let call = request_id(&request).to_owned();
+        self.copy(request.into_inner(), &call).await.map(Response::new)
+    }
+
+    type PruneBackupStream = Answers<pb::PruneBackupResponse>;
+
+    async fn prune_backup(
+        &self,
+        request: Request<pb::PruneBackupRequest>,
+    ) -> Result<Response<Self::PruneBackupStream>, Status> {
+        let call = request_id(&request).to_owned();
+        self.prune(request.into_inner(), &call).await.map(Response::new)
+    }
+
+    async fn list_backup_repositories(
+        &self,
+        request: Request<pb::ListBackupRepositoriesRequest>,
+    ) -> Result<Response<pb::ListBackupRepositoriesResponse>, Status> {
+        let call = request_id(&request).to_owned();
+        self.repositories_of(request.into_inner(), &call).await.map(Response::new)
+    }
+
+    async fn cancel_run(
+        &self,
+        request: Request<pb::CancelRunRequest>,
+    ) -> Result<Response<pb::CancelRunResponse>, Status> {
+        let call = request_id(&request).to_owned();
+        self.cancel(request.into_inner(), &call).await.map(Response::new)
     }
 
     async fn list_maintenance_windows(
@@ -415,6 +451,11 @@ fn backup_name(text: &str) -> Result<BackupName, Status> {
 fn repository_name(text: &str) -> Result<Option<RepositoryName>, Status> {
     let name = Some(text).filter(|text| !text.is_empty()).map(RepositoryName::try_new);
     name.transpose().map_err(|error| invalid("repository", &error.to_string()))
+}
+
+fn no_run(id: RunId) -> Status {
+    let message = format!("there is no run {id}; `labctl backup runs` shows them");
+    fail(Code::NotFound, Reason::RUN_NOT_FOUND, message)
 }
 
 fn run_id(field: &str, text: &str) -> Result<RunId, Status> {

@@ -1,7 +1,7 @@
 //! Calls that are passed on to the agent of a backup, answer by answer.
 
 use futures_util::StreamExt;
-use homelab_domain::site::Backup;
+use homelab_domain::{ids::HostName, site::Backup};
 use homelab_proto::{
     backup::v1::{self as agent, backup_service_client::BackupServiceClient},
     controller::v1 as pb,
@@ -12,7 +12,9 @@ use homelab_rpc::{
 };
 use tonic::{Code, Status, transport::Channel};
 
-use super::{Answers, BackupScheduleApi, backup_name, run_id, snapshot_id};
+use super::{
+    Answers, BackupScheduleApi, backup_name, invalid, repository_name, run_id, snapshot_id,
+};
 use crate::grpc::status::IntoStatus;
 
 impl BackupScheduleApi {
@@ -28,7 +30,7 @@ impl BackupScheduleApi {
             page_size: request.page_size,
             page_token: request.page_token,
         });
-        let answer = answer.await.map_err(|status| passed(&backup, status))?.into_inner();
+        let answer = answer.await.map_err(|status| passed(&backup.host, status))?.into_inner();
         Ok(pb::ListBackupSnapshotsResponse {
             snapshots: answer.snapshots,
             next_page_token: answer.next_page_token,
@@ -44,14 +46,15 @@ impl BackupScheduleApi {
         let (backup, mut client) = self.agent_of(&request.backup, call)?;
         let answers = client.verify_repository(agent::VerifyRepositoryRequest {
             request_id: id.to_string(),
-            repository: backup.repository.to_string(),
+            repository: repository_of(&backup, "repository", &request.repository)?,
             read_data: request.read_data,
-            ..Default::default()
+            part: request.part,
+            parts: request.parts,
         });
-        let answers = answers.await.map_err(|status| passed(&backup, status))?.into_inner();
+        let answers = answers.await.map_err(|status| passed(&backup.host, status))?.into_inner();
         let each = answers.map(move |answer| match answer {
             Ok(response) => Ok(pb::VerifyBackupResponse { response: Some(response) }),
-            Err(status) => Err(passed(&backup, status)),
+            Err(status) => Err(passed(&backup.host, status)),
         });
         Ok(each.boxed())
     }
@@ -64,22 +67,24 @@ impl BackupScheduleApi {
         let id = run_id("request_id", &request.request_id)?;
         let asked = snapshot_id(request.snapshot_id)?;
         let (backup, mut client) = self.agent_of(&request.backup, call)?;
+        let repository = repository_of(&backup, "repository", &request.repository)?;
         let snapshot_id = match asked {
             Some(id) => id,
-            None => newest(&mut client, &backup).await?,
+            None => newest(&mut client, &backup, &repository).await?,
         };
         let answers = client.restore(agent::RestoreRequest {
             request_id: id.to_string(),
             validate_only: request.validate_only,
-            repository: backup.repository.to_string(),
+            repository,
             snapshot_id,
             target: request.target,
-            ..Default::default()
+            replace: request.replace,
+            salvage: request.salvage,
         });
-        let answers = answers.await.map_err(|status| passed(&backup, status))?.into_inner();
+        let answers = answers.await.map_err(|status| passed(&backup.host, status))?.into_inner();
         let each = answers.map(move |answer| match answer {
             Ok(response) => Ok(pb::RestoreBackupResponse { response: Some(response) }),
-            Err(status) => Err(passed(&backup, status)),
+            Err(status) => Err(passed(&backup.host, status)),
         });
         Ok(each.boxed())
     }
@@ -92,7 +97,7 @@ impl BackupScheduleApi {
         let (backup, mut client) = self.agent_of(&request.backup, call)?;
         let request = agent::ExplainAccessRequest { backup: backup.name.to_string() };
         let answer = client.explain_access(request).await;
-        let answer = answer.map_err(|status| passed(&backup, status))?.into_inner();
+        let answer = answer.map_err(|status| passed(&backup.host, status))?.into_inner();
         let (statements, findings) = (answer.statements, answer.findings);
         Ok(pb::ExplainAccessResponse { statements, findings })
     }
@@ -114,9 +119,9 @@ impl BackupScheduleApi {
             target_url: request.target_url,
             snapshot_id: snapshot_id(request.snapshot_id)?.unwrap_or_default(),
         });
-        let answers = answers.await.map_err(|status| passed(&backup, status))?.into_inner();
+        let answers = answers.await.map_err(|status| passed(&backup.host, status))?.into_inner();
         let each = answers.map(move |answer| {
-            let event = answer.map_err(|status| passed(&backup, status))?.event;
+            let event = answer.map_err(|status| passed(&backup.host, status))?.event;
             let event = event.map(|event| match event {
                 Event::Progress(progress) => Passed::Progress(progress),
                 Event::Failure(failure) => Passed::Failure(failure),
@@ -132,7 +137,7 @@ impl BackupScheduleApi {
         Ok(each.boxed())
     }
 
-    fn agent_of(
+    pub(super) fn agent_of(
         &self,
         backup: &str,
         call: &str,
@@ -144,22 +149,37 @@ impl BackupScheduleApi {
     }
 }
 
+/// One of the repositories of a backup, the spool included; the primary one when none is named.
+pub(super) fn repository_of(backup: &Backup, field: &str, named: &str) -> Result<String, Status> {
+    let Some(named) = repository_name(named)? else { return Ok(backup.repository.to_string()) };
+    let mut own = backup.repositories().chain(&backup.spool);
+    if own.any(|repository| *repository == named) {
+        return Ok(named.to_string());
+    }
+    let message = format!(
+        "backup `{0}` does not use repository `{named}`; `labctl backup copies {0}` shows those it uses",
+        backup.name,
+    );
+    Err(invalid(field, &message))
+}
+
 /// The newest verified snapshot, as the repository itself has it.
-async fn newest(
+pub(super) async fn newest(
     client: &mut BackupServiceClient<Channel>,
     backup: &Backup,
+    repository: &str,
 ) -> Result<String, Status> {
     let answer = client.list_snapshots(agent::ListSnapshotsRequest {
-        repository: backup.repository.to_string(),
+        repository: repository.to_owned(),
         backup: backup.name.to_string(),
         page_size: 1,
         page_token: String::new(),
     });
-    let answer = answer.await.map_err(|status| passed(backup, status))?.into_inner();
+    let answer = answer.await.map_err(|status| passed(&backup.host, status))?.into_inner();
     answer.snapshots.into_iter().next().map(|snapshot| snapshot.id).ok_or_else(|| {
         let message = format!(
-            "repository `{}` holds no verified snapshot of `{}`; make one with `labctl backup run {}`",
-            backup.repository, backup.name, backup.name,
+            "repository `{repository}` holds no verified snapshot of `{0}`; make one with `labctl backup run {0}`",
+            backup.name,
         );
         fail(Code::NotFound, Reason::SNAPSHOT_NOT_FOUND, message)
     })
@@ -167,7 +187,7 @@ async fn newest(
 
 /// An agent's status as the controller's caller gets it: the agent's own answer as it is, everything
 /// that comes from in between as what it is.
-fn passed(backup: &Backup, status: Status) -> Status {
+pub(super) fn passed(host: &HostName, status: Status) -> Status {
     let between = layer_of(&status).map(|(layer, words)| format!("{layer}: {words}"));
     if between.is_none() && reason_of(&status).is_some() {
         // Without what the transport put beside it.
@@ -179,11 +199,10 @@ fn passed(backup: &Backup, status: Status) -> Status {
     }
     let why = between.unwrap_or_else(|| status.message().to_owned());
     let message = format!(
-        "contact with the backup-agent of `{}` failed: {why}; what it was told goes on there: call \
-         again with the same request id",
-        backup.host,
+        "contact with the backup-agent of `{host}` failed: {why}; what it was told goes on there: \
+         call again with the same request id",
     );
     Failure::new(Code::Unavailable, Reason::HOST_UNREACHABLE, message)
-        .with("host", backup.host.to_string())
+        .with("host", host.to_string())
         .into()
 }

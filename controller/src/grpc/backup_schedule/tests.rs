@@ -197,6 +197,7 @@ async fn snapshots_verification_and_restore_are_passed_on() {
         request_id: numbered(1).to_string(),
         backup: "wiki".to_owned(),
         read_data: true,
+        ..Default::default()
     };
     let verified = lab.api.verify_backup(Request::new(request)).await.expect("a stream");
     let verified: Vec<_> = verified.into_inner().collect().await;
@@ -217,6 +218,64 @@ async fn snapshots_verification_and_restore_are_passed_on() {
     let Err(refused) = lab.api.restore_backup(restore("/etc")).await else { panic!("it exists") };
     assert_eq!(refused.code(), Code::AlreadyExists);
     assert_eq!(reason_of(&refused).as_deref(), Some("TARGET_EXISTS"), "the agent's own words");
+}
+
+#[tokio::test]
+async fn copies_pruning_and_standing_concern_the_repositories_of_the_backup_only() {
+    let (lab, agent) = Lab::with_agent().await;
+    let copy = |to: &str| {
+        Request::new(pb::CopyBackupRequest {
+            request_id: numbered(3).to_string(),
+            backup: "wiki".to_owned(),
+            to: to.to_owned(),
+            ..Default::default()
+        })
+    };
+    let Err(foreign) = lab.api.copy_backup(copy("elsewhere")).await else { panic!("not its own") };
+    assert_eq!(foreign.code(), Code::InvalidArgument);
+    assert!(foreign.message().contains("labctl backup copies wiki"), "{}", foreign.message());
+    let copied = lab.api.copy_backup(copy("nas")).await.expect("a stream").into_inner();
+    assert_eq!(copied.count().await, 1);
+    assert_eq!(agent.calls().copied, [("ab".repeat(32), "nas".to_owned())], "the newest");
+
+    let prune = pb::PruneBackupRequest {
+        request_id: numbered(4).to_string(),
+        backup: "wiki".to_owned(),
+        ..Default::default()
+    };
+    let pruned = lab.api.prune_backup(Request::new(prune)).await.expect("a stream").into_inner();
+    let pruned: Vec<_> = pruned.collect().await;
+    let response = pruned[0].as_ref().expect("a report").response.as_ref().expect("the agent's");
+    assert_eq!(response.run_id, numbered(4).to_string());
+
+    let request = pb::ListBackupRepositoriesRequest { backup: "wiki".to_owned() };
+    let listed = lab.api.list_backup_repositories(Request::new(request)).await.expect("a list");
+    let names: Vec<_> =
+        listed.into_inner().repositories.into_iter().map(|repository| repository.name).collect();
+    assert_eq!(names, ["nas"]);
+}
+
+#[tokio::test]
+async fn a_run_is_cancelled_where_it_goes_on() {
+    let (lab, agent) = Lab::with_agent().await;
+    let cancel = |id: u128, backup: &str| {
+        lab.as_ada(pb::CancelRunRequest {
+            run_id: numbered(id).to_string(),
+            backup: backup.to_owned(),
+        })
+    };
+    let unknown = lab.api.cancel_run(cancel(7, "")).await.expect_err("no run, and no backup named");
+    assert_eq!(reason_of(&unknown).as_deref(), Some("RUN_NOT_FOUND"));
+    lab.start_backup(7).await.expect("started");
+    let told = lab.api.cancel_run(cancel(7, "")).await.expect("told").into_inner();
+    assert!(told.was_running);
+    let restore = lab.api.cancel_run(cancel(8, "wiki")).await.expect("told").into_inner();
+    assert!(restore.was_running, "a restore is known to the agent of its backup alone");
+    assert_eq!(agent.calls().cancelled, [numbered(7).to_string(), numbered(8).to_string()]);
+    agent.finish();
+    lab.watch(7).await;
+    let late = lab.api.cancel_run(cancel(7, "")).await.expect("an answer").into_inner();
+    assert!(!late.was_running);
 }
 
 #[tokio::test]

@@ -38,6 +38,10 @@ pub(super) struct Calls {
     pub(super) drilled: Vec<(String, String)>,
     /// Snapshots that it restored.
     pub(super) restored: Vec<String>,
+    /// Snapshots that it copied, and where.
+    pub(super) copied: Vec<(String, String)>,
+    /// Runs that it cancelled.
+    pub(super) cancelled: Vec<String>,
 }
 
 /// One agent, served on loopback.
@@ -222,9 +226,12 @@ impl BackupService for Service {
 
     async fn prune_repository(
         &self,
-        _request: Request<pb::PruneRepositoryRequest>,
+        request: Request<pb::PruneRepositoryRequest>,
     ) -> Result<Response<Self::PruneRepositoryStream>, Status> {
-        Err(Status::unimplemented("no test asks for it"))
+        let event = Some(pb::prune_repository_response::Event::Report(pb::PruneReport::default()));
+        let run_id = request.into_inner().request_id;
+        let only = pb::PruneRepositoryResponse { run_id, event };
+        Ok(Response::new(stream::iter([Ok(only)]).boxed()))
     }
 
     async fn list_backups(
@@ -245,9 +252,13 @@ impl BackupService for Service {
 
     async fn copy_snapshot(
         &self,
-        _request: Request<pb::CopySnapshotRequest>,
+        request: Request<pb::CopySnapshotRequest>,
     ) -> Result<Response<Self::CopySnapshotStream>, Status> {
-        Err(Status::unimplemented("no test asks for it"))
+        let request = request.into_inner();
+        self.0.calls().copied.push((request.snapshot_id, request.to));
+        let event = pb::copy_snapshot_response::Event::Snapshot(snapshot(&request.request_id));
+        let only = pb::CopySnapshotResponse { run_id: request.request_id, event: Some(event) };
+        Ok(Response::new(stream::iter([Ok(only)]).boxed()))
     }
 
     async fn explain_access(
@@ -275,16 +286,19 @@ impl BackupService for Service {
 
     async fn get_repository(
         &self,
-        _request: Request<pb::GetRepositoryRequest>,
+        request: Request<pb::GetRepositoryRequest>,
     ) -> Result<Response<pb::GetRepositoryResponse>, Status> {
-        Err(Status::unimplemented("no test asks for it"))
+        let name = request.into_inner().repository;
+        let repository = Some(pb::Repository { name, ..Default::default() });
+        Ok(Response::new(pb::GetRepositoryResponse { repository }))
     }
 
     async fn cancel_run(
         &self,
-        _request: Request<pb::CancelRunRequest>,
+        request: Request<pb::CancelRunRequest>,
     ) -> Result<Response<pb::CancelRunResponse>, Status> {
-        Err(Status::unimplemented("no test asks for it"))
+        self.0.calls().cancelled.push(request.into_inner().run_id);
+        Ok(Response::new(pb::CancelRunResponse { was_running: true }))
     }
 }
 
