@@ -39,6 +39,22 @@ paths! {
         LIST_BACKUP_SNAPSHOTS = "ListBackupSnapshots",
         VERIFY_BACKUP = "VerifyBackup",
         RESTORE_BACKUP = "RestoreBackup",
+        COPY_BACKUP = "CopyBackup",
+        PRUNE_BACKUP = "PruneBackup",
+        LIST_BACKUP_REPOSITORIES = "ListBackupRepositories",
+        CANCEL_RUN = "CancelRun",
+        LIST_MAINTENANCE_WINDOWS = "ListMaintenanceWindows",
+        PLAN_BACKUP_RETENTION = "PlanBackupRetention",
+        APPLY_BACKUP_RETENTION = "ApplyBackupRetention",
+        ACKNOWLEDGE_BRAKE = "AcknowledgeBrake",
+        LIST_BACKUP_COPIES = "ListBackupCopies",
+        LIST_DRILL_EVIDENCE = "ListDrillEvidence",
+        VERIFY_DRILL_EVIDENCE = "VerifyDrillEvidence",
+        EXPLAIN_ACCESS = "ExplainAccess",
+        PUSH_BACK_GIT = "PushBackGit",
+        GET_RECOVERY_KIT = "GetRecoveryKit",
+        RECORD_KIT_PROOF = "RecordKitProof",
+        GET_STRATEGY = "GetStrategy",
     }
     "JobService" {
         SUBMIT_JOB = "SubmitJob",
@@ -61,7 +77,7 @@ paths! {
 
 #[cfg(test)]
 mod tests {
-    use homelab_proto::access::method;
+    use homelab_proto::access::{METHODS, method};
 
     use super::*;
 
@@ -69,6 +85,14 @@ mod tests {
     fn every_path_is_in_the_protocol() {
         for path in ALL {
             assert!(method(path).is_some(), "{path}");
+        }
+    }
+
+    #[test]
+    fn every_method_on_backups_is_within_reach_of_a_verb() {
+        let service = "/homelab.controller.v1.BackupScheduleService/";
+        for method in METHODS.iter().filter(|method| method.path.starts_with(service)) {
+            assert!(ALL.contains(&method.path), "no verb calls {}", method.path);
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod backup;
 pub mod ca;
+pub mod docs;
 pub mod doctor;
 pub mod host;
 pub mod init;
@@ -10,4 +11,5 @@ pub mod job;
 pub mod login;
 pub mod manual;
 pub mod overview;
+pub mod recovery_kit;
 pub mod status;

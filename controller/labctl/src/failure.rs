@@ -97,7 +97,13 @@ fn next_step(reason: Option<&str>, exit: Exit) -> Option<String> {
         "HOST_NOT_FOUND" => "labctl host list",
         "BACKUP_NOT_FOUND" => "labctl backup list",
         "JOB_NOT_FOUND" => "labctl job list",
-        "RUN_IN_PROGRESS" => "labctl backup runs",
+        "RUN_IN_PROGRESS" | "RUN_NOT_FOUND" => "labctl backup runs",
+        "RETENTION_BRAKED" | "STALE_GENERATION" | "BRAKE_NOT_FOUND" => {
+            "labctl backup retention plan BACKUP"
+        }
+        "TARGET_EXISTS" => "another --target, or --replace BACKUP to put it in the old one's place",
+        "REPOSITORY_UNAVAILABLE" => "labctl backup repositories BACKUP",
+        "TARGET_NOT_EMPTY" => "make a new, empty repository or server and give its URL",
         "SNAPSHOT_NOT_FOUND" => "labctl backup snapshots BACKUP",
         "HOST_UNREACHABLE" => "labctl doctor",
         _ => return by_exit(exit),

@@ -160,6 +160,23 @@ impl Lab {
         Ok(output::print(self.global.output, &json, &rows)?)
     }
 
+    /// Prints a response as text for people; for programs as [`Lab::print`] does.
+    ///
+    /// # Errors
+    /// As [`Lab::print`].
+    pub fn tell<A: Message>(
+        &self,
+        path: &str,
+        response: &A,
+        rows: impl FnOnce() -> Rows,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        if self.for_programs() {
+            return self.print(path, response, rows);
+        }
+        Ok(output::write(&text())?)
+    }
+
     /// Whether the result goes to a program, which wants nothing but the result.
     #[must_use]
     pub fn for_programs(&self) -> bool {

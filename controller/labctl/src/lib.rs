@@ -5,6 +5,7 @@
 //! and JSON is drawn from the descriptor set: the same that `grpcurl` prints.
 
 pub mod args;
+pub mod ask;
 pub mod call;
 pub mod command;
 pub mod connect;
@@ -12,6 +13,7 @@ pub mod context;
 pub mod failure;
 pub mod lab;
 pub mod output;
+pub mod progress;
 pub mod wire;
 
 use std::time::Duration;
@@ -19,7 +21,7 @@ use std::time::Duration;
 use homelab_common::exit::Exit;
 
 use crate::{
-    args::{Cli, Command, HostCommand, JobCommand, ModelCommand, TaskCommand},
+    args::{Cli, Command, DocsCommand, HostCommand, JobCommand, ModelCommand, TaskCommand},
     failure::Failure,
     lab::Lab,
 };
@@ -55,6 +57,8 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Doctor(args) => command::doctor::run(&lab, args).await,
         Command::Host(command) => command::host::run(&lab, command).await,
         Command::Backup(command) => command::backup::run(&lab, command).await,
+        Command::RecoveryKit(command) => command::recovery_kit::run(&lab, command).await,
+        Command::Docs(DocsCommand::Render(args)) => command::docs::render(&lab, &args).await,
         Command::Job(command) => command::job::run(&lab, command).await,
         Command::Ask(args) => command::job::ask(&lab, args).await,
         Command::Model(ModelCommand::List) => command::overview::models(&lab).await,

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::Context as _;
-use jiff::Timestamp;
+use jiff::{Timestamp, tz::TimeZone};
 use serde_json::Value;
 
 use crate::args::Output;
@@ -32,7 +32,9 @@ impl Rows {
         self.rows.iter().map(|(name, _)| format!("{name}\n")).collect()
     }
 
-    fn text(&self) -> String {
+    /// The table for people, or what there is to say when it is empty.
+    #[must_use]
+    pub fn text(&self) -> String {
         if self.rows.is_empty() {
             return format!("{}\n", self.empty);
         }
@@ -112,6 +114,36 @@ pub fn distance(now: Timestamp, moment: Option<prost_types::Timestamp>) -> Strin
     }
 }
 
+/// A moment as a date in a zone, to the minute: `2026-02-03 02:31`; `-` without one. A zone that is not known
+/// counts as UTC.
+#[must_use]
+pub fn date(moment: Option<prost_types::Timestamp>, zone: &str) -> String {
+    let moment = moment.and_then(|moment| Timestamp::new(moment.seconds, moment.nanos).ok());
+    let zone = TimeZone::get(zone).unwrap_or(TimeZone::UTC);
+    moment.map_or_else(
+        || "-".to_owned(),
+        |moment| moment.to_zoned(zone).strftime("%Y-%m-%d %H:%M").to_string(),
+    )
+}
+
+/// The first digits of an identifier, as people name it; `-` for none.
+#[must_use]
+pub fn short(id: &str) -> String {
+    if id.is_empty() { "-".to_owned() } else { id.chars().take(8).collect() }
+}
+
+/// `yes` or `no`.
+#[must_use]
+pub const fn yes(is_so: bool) -> &'static str {
+    if is_so { "yes" } else { "no" }
+}
+
+/// Lines, each set in by so many spaces.
+#[must_use]
+pub fn indented(text: &str, spaces: usize) -> String {
+    text.lines().map(|line| format!("{:spaces$}{line}\n", "")).collect()
+}
+
 /// A number of seconds in its largest sensible unit.
 #[must_use]
 pub fn duration(seconds: u64) -> String {
@@ -181,6 +213,14 @@ mod tests {
         assert_eq!(distance(now, at(1_007_300)), "in 2 h");
         assert_eq!(distance(now, at(1_000_000)), "now");
         assert_eq!(distance(now, None), "never");
+    }
+
+    #[test]
+    fn a_date_is_that_of_the_zone() {
+        let moment = Some(prost_types::Timestamp { seconds: 1_770_100_260, nanos: 0 });
+        assert_eq!(date(moment, "Europe/Amsterdam"), "2026-02-03 07:31");
+        assert_eq!(date(moment, "Nowhere/Land"), "2026-02-03 06:31");
+        assert_eq!(date(None, "UTC"), "-");
     }
 
     #[test]

@@ -57,17 +57,44 @@ fn page(command: clap::Command) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap_complete::Shell;
+
     use super::*;
+
+    /// The names of all verbs, families of verbs included: `labctl-backup-retention-plan`.
+    fn verbs(command: &clap::Command, name: &str, found: &mut Vec<String>) {
+        found.push(name.to_owned());
+        for verb in command.get_subcommands() {
+            verbs(verb, &format!("{name}-{}", verb.get_name()), found);
+        }
+    }
 
     #[test]
     fn every_verb_has_a_man_page() {
         let folder = tempfile::tempdir().expect("folder");
         man(&ManArgs { dir: Some(folder.path().to_path_buf()) }).expect("pages");
-        for page in
-            ["labctl", "labctl-status", "labctl-backup-drill", "labctl-backup-schedule-pause"]
-        {
-            let text = fs::read_to_string(folder.path().join(format!("{page}.1"))).expect(page);
-            assert!(text.contains(".TH"), "{page}");
+        let mut names = Vec::new();
+        verbs(&Cli::command(), "labctl", &mut names);
+        for name in &names {
+            let text = fs::read_to_string(folder.path().join(format!("{name}.1"))).expect(name);
+            assert!(text.contains(&format!(".TH {name} 1")), "{name}: {text}");
+        }
+        let nested = "labctl-backup-retention-plan";
+        assert!(names.iter().any(|name| name == nested));
+        let text = fs::read_to_string(folder.path().join(format!("{nested}.1"))).expect(nested);
+        assert!(text.contains("labctl backup retention plan wiki"), "the examples too: {text}");
+    }
+
+    #[test]
+    fn completions_know_the_nested_verbs() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "labctl", &mut script);
+            let script = String::from_utf8(script).expect("text");
+            for word in ["push-back", "calendar", "acknowledge", "recovery-kit", "prove", "render"]
+            {
+                assert!(script.contains(word), "{shell} lacks {word}");
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Following a run until it has ended.
+//! Following what goes on at an agent until it has ended.
 
-use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use homelab_common::exit::Exit;
 use homelab_proto::{
@@ -9,17 +9,96 @@ use homelab_proto::{
 };
 use jiff::Timestamp;
 use prost::Message;
+use tokio::time::MissedTickBehavior;
 use tonic::Streaming;
 
 use crate::{
     call,
     failure::{Failure, Trouble},
     lab::Lab,
-    output::{self, Rows, bytes, distance, span, word},
+    output::{self, Rows, bytes, distance, short, span, word},
+    progress::Meter,
 };
 
 /// Columns of a list of runs.
 pub(super) const HEAD: [&str; 7] = ["run", "backup", "kind", "state", "started", "took", "result"];
+
+/// How often a person sees that time goes by.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What a message of a stream says.
+#[derive(Debug)]
+pub(super) enum Said<'a> {
+    /// How far it has come.
+    Progress(&'a Progress),
+    /// It failed.
+    Failure(&'a common::Failure),
+    /// It has ended, and this message says how.
+    End,
+    /// Nothing that this version understands.
+    Nothing,
+}
+
+/// A piece of work that goes on at an agent.
+#[derive(Debug)]
+pub(super) struct Work {
+    /// What the person wanted, for errors.
+    pub(super) action: String,
+    /// How to go on after the watching was broken off.
+    pub(super) resume: String,
+}
+
+impl Work {
+    /// A restore, verification, copy or pruning, which can be cancelled by its request.
+    pub(super) fn of_request(action: String, id: &str, backup: &str) -> Self {
+        let resume =
+            format!("it goes on; `labctl backup cancel {id} --backup {backup}` would end it");
+        Self { action, resume }
+    }
+
+    /// Follows the stream to its last message, which is returned. A check (`--dry-run`) has ended well when
+    /// its stream ends without a failure.
+    pub(super) async fn to_end<A: Clone>(
+        &self,
+        lab: &Lab,
+        mut stream: Streaming<A>,
+        read: fn(&A) -> Said<'_>,
+    ) -> Result<A, Failure> {
+        let mut meter = Meter::new(lab);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = None;
+        loop {
+            let message = tokio::select! {
+                // The work goes on at the other end when the stream breaks, so its outcome is unknown then.
+                message = stream.message() => {
+                    message.map_err(|status| Failure::from_status(&self.action, &status, true))?
+                }
+                _ = tick.tick() => {
+                    if last.is_some() {
+                        meter.tick();
+                    }
+                    continue;
+                }
+                _ = tokio::signal::ctrl_c() => return Err(self.left()),
+            };
+            let Some(message) = message else { break };
+            match read(&message) {
+                Said::Progress(progress) => meter.tell(progress),
+                Said::Failure(failure) => return Err(failed(&self.action, failure)),
+                Said::End => return Ok(message),
+                Said::Nothing => (),
+            }
+            last = Some(message);
+        }
+        last.filter(|_| lab.global.dry_run).ok_or_else(|| cut_off(&self.action))
+    }
+
+    fn left(&self) -> Failure {
+        Failure::new(Exit::Unknown, format!("{}: not waited for its end", self.action))
+            .next(self.resume.clone())
+    }
+}
 
 /// Says that a run has started, and follows it when that was wished for.
 pub(super) async fn started<A: Message>(
@@ -32,11 +111,14 @@ pub(super) async fn started<A: Message>(
     let Some(run) = run.filter(|_| wait && !lab.global.dry_run) else {
         lab.print(path, answer, || {
             let mut rows = Rows::new(&HEAD, "It could start.");
-            if let Some(run) = run {
+            if let Some(run) = run.filter(|_| !lab.global.dry_run) {
                 rows.push(&run.run_id, cells(lab.now(), run));
             }
             rows
         })?;
+        if let Some(run) = run.filter(|_| !lab.global.dry_run) {
+            output::say(&format!("next: labctl backup watch {}", run.run_id));
+        }
         return Ok(Exit::Ok);
     };
     until_ended(lab, &run.run_id).await
@@ -44,28 +126,40 @@ pub(super) async fn started<A: Message>(
 
 /// Follows a run; the exit code says how it ended.
 pub(super) async fn until_ended(lab: &Lab, run_id: &str) -> Result<Exit, Failure> {
-    let action = format!("follow run {run_id}");
+    let work = Work {
+        action: format!("follow run {run_id}"),
+        resume: format!(
+            "it goes on: labctl backup watch {run_id}; `labctl backup cancel {run_id}` would end it"
+        ),
+    };
     let request = WatchRunRequest { run_id: run_id.to_owned() };
-    let mut stream = lab.stream::<_, WatchRunResponse>(&action, call::WATCH_RUN, request).await?;
-    let mut last = None;
-    while let Some(answer) = next(&action, &mut stream).await? {
-        if let Some(progress) = answer.run.as_ref().and_then(|run| run.progress.as_ref()) {
-            self::progress(progress);
-        }
-        last = Some(answer);
-    }
-    let Some(answer) = last else { return Err(cut_off(&action)) };
-    let Some(run) = answer.run.as_ref() else { return Err(cut_off(&action)) };
+    let stream = lab.stream(&work.action, call::WATCH_RUN, request).await?;
+    let answer = work.to_end(lab, stream, said_of_run).await?;
+    let Some(run) = answer.run.as_ref() else { return Err(cut_off(&work.action)) };
     lab.print(call::WATCH_RUN, &answer, || {
         let mut rows = Rows::new(&HEAD, "");
         rows.push(&run.run_id, cells(lab.now(), run));
         rows
     })?;
-    match run.state() {
-        RunState::Succeeded => Ok(Exit::Ok),
-        RunState::Unverified => Ok(Exit::Partial),
-        RunState::Running | RunState::Unknown | RunState::Unspecified => Ok(Exit::Unknown),
-        RunState::Failed | RunState::Cancelled => Ok(Exit::Failed),
+    for note in &run.notes {
+        output::say(&format!("note: {note}"));
+    }
+    Ok(match run.state() {
+        RunState::Succeeded => Exit::Ok,
+        RunState::Unverified => Exit::Partial,
+        RunState::Running | RunState::Unknown | RunState::Unspecified => Exit::Unknown,
+        RunState::Failed | RunState::Cancelled => Exit::Failed,
+    })
+}
+
+fn said_of_run(answer: &WatchRunResponse) -> Said<'_> {
+    let Some(run) = &answer.run else { return Said::Nothing };
+    match (run.state(), &run.progress) {
+        (RunState::Running | RunState::Unknown | RunState::Unspecified, Some(progress)) => {
+            Said::Progress(progress)
+        }
+        (RunState::Running | RunState::Unknown | RunState::Unspecified, None) => Said::Nothing,
+        _ => Said::End,
     }
 }
 
@@ -94,37 +188,24 @@ fn result(run: &Run) -> String {
     }
     match (run.kind(), &run.snapshot, &run.drill) {
         (RunKind::Drill, _, Some(drill)) if drill.findings.is_empty() => {
-            format!("{} rows equal, restored in {}", drill.rows, span(drill.restore_elapsed))
+            let compared = if drill.compared.is_empty() {
+                format!("{} rows", drill.rows)
+            } else {
+                let each = drill.compared.iter().map(|one| format!("{} {}", one.count, one.what));
+                each.collect::<Vec<_>>().join(", ")
+            };
+            format!("{compared} equal, restored in {}", span(drill.restore_elapsed))
         }
         (RunKind::Drill, _, Some(drill)) => drill.findings.join("; "),
         (_, Some(snapshot), _) => {
-            format!(
-                "snapshot {} of {}",
-                snapshot.id.chars().take(8).collect::<String>(),
-                bytes(snapshot.source_bytes)
-            )
+            format!("snapshot {} of {}", short(&snapshot.id), bytes(snapshot.source_bytes))
         }
         _ => run.progress.as_ref().map(|progress| progress.step.clone()).unwrap_or_default(),
     }
 }
 
-/// The next message of a stream.
-pub(super) async fn next<A>(action: &str, stream: &mut Streaming<A>) -> Result<Option<A>, Failure> {
-    // The work goes on at the other end when the stream breaks, so its outcome is unknown then.
-    stream.message().await.map_err(|status| Failure::from_status(action, &status, true))
-}
-
-/// Shows progress to a person; programs and pipes are left in peace.
-pub(super) fn progress(progress: &Progress) {
-    if io::stderr().is_terminal() {
-        let amount =
-            progress.done_bytes.map(|done| format!("  {}", bytes(done))).unwrap_or_default();
-        output::say(&format!("  {}{amount}", progress.step));
-    }
-}
-
 /// What an agent said went wrong.
-pub(super) fn failed(action: &str, failure: &common::Failure) -> Failure {
+fn failed(action: &str, failure: &common::Failure) -> Failure {
     Failure::Said(Trouble {
         exit: Exit::Failed,
         what: format!("{action}: {}", failure.message),
