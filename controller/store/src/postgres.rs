@@ -4,7 +4,7 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
-    PgPool,
+    PgPool, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -40,6 +40,8 @@ pub(crate) async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
         .acquire_timeout(TURN_MAX)
+        // Beginning a transaction tests it as well; see `Postgres::begun`.
+        .test_before_acquire(false)
         .connect_with(options)
         .await
         .map_err(|error| store_error("connect to the database", error))?;
@@ -47,17 +49,41 @@ pub(crate) async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
     Ok(Arc::new(Postgres { pool }))
 }
 
+impl Postgres {
+    /// Begins a transaction. A connection that broke while it lay idle, as all do
+    /// when the server restarts, is passed over: nothing was asked of it yet.
+    async fn begun(
+        &self,
+        begin: &'static str,
+    ) -> Result<Transaction<'static, sqlx::Postgres>, sqlx::Error> {
+        for _ in 0..CONNECTIONS_MAX {
+            match self.pool.begin_with(begin).await {
+                Err(error) if is_broken(&error) => {}
+                begun => return begun,
+            }
+        }
+        self.pool.begin_with(begin).await
+    }
+}
+
+/// Whether the connection is no more: cut off, or ended by the server (57P01: by an
+/// administrator, 57P02: by a crash).
+fn is_broken(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(error, sqlx::Error::Io(_)) || matches!(code.as_deref(), Some("57P01" | "57P02"))
+}
+
 #[async_trait]
 impl Store for Postgres {
     async fn begin(&self) -> Result<Box<dyn Tx>, StoreError> {
         // Read committed: what must not change is locked by name, row by row.
-        let tx = self.pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await;
+        let tx = self.begun("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await;
         let tx = tx.map_err(|error| store_error("begin a transaction", error))?;
         Ok(Box::new(SqlTx { conn: Conn::Postgres(tx) }))
     }
 
     async fn read(&self) -> Result<Box<dyn Tx>, StoreError> {
-        let tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await;
+        let tx = self.begun("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await;
         let tx = tx.map_err(|error| store_error("begin to read", error))?;
         Ok(Box::new(SqlTx { conn: Conn::Postgres(tx) }))
     }

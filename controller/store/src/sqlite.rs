@@ -47,6 +47,7 @@ pub(crate) async fn open(path: &Path) -> Result<Arc<dyn Store>, StoreError> {
     let writer = SqlitePoolOptions::new()
         .max_connections(1)
         .acquire_timeout(TURN_MAX)
+        .test_before_acquire(false)
         .idle_timeout(None)
         .max_lifetime(None)
         .connect_with(options(path))
@@ -57,6 +58,7 @@ pub(crate) async fn open(path: &Path) -> Result<Arc<dyn Store>, StoreError> {
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS_MAX)
         .acquire_timeout(TURN_MAX)
+        .test_before_acquire(false)
         .connect_with(
             SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(TURN_MAX),
         )

@@ -35,24 +35,15 @@ impl Jobs for InJobs<'_> {
         spec: &JobSpec,
         limits: QueueLimits,
     ) -> Result<Submitted, StoreError> {
-        if let Some(known) = self.get(spec.id).await? {
-            return Ok(Submitted::Existing(known));
-        }
-        let waiting = self.waiting().await?;
-        let bytes = waiting.bytes.saturating_add(spec.request.bytes.len() as u64);
-        let is_full = waiting.jobs >= limits.jobs_max || bytes > limits.bytes_max;
-        if is_full && waiting.jobs > 0 {
-            return Ok(Submitted::Full(waiting));
-        }
         let job = Job::submit(spec.clone());
-        if self.insert(&job).await? {
+        if self.insert(&job, limits).await? {
             return Ok(Submitted::New(job));
         }
-        // The same call came twice at once, and the other one has just committed.
-        let known = self.get(spec.id).await?;
-        known
-            .map(Submitted::Existing)
-            .ok_or_else(|| StoreError::Conflict { what: format!("job {}", spec.id) })
+        // Rare enough that finding out why may cost another statement.
+        Ok(match self.get(spec.id).await? {
+            Some(known) => Submitted::Existing(known),
+            None => Submitted::Full(self.waiting().await?),
+        })
     }
 
     async fn get(&mut self, id: JobId) -> Result<Option<Job>, StoreError> {
@@ -61,21 +52,24 @@ impl Jobs for InJobs<'_> {
 
     async fn claim(&mut self, claim: &Claim) -> Result<Vec<Job>, StoreError> {
         let sql = each(
-            "SELECT id FROM jobs WHERE state IN ('queued', 'waiting') AND tier = $1
+            "SELECT jobs.*, job_requests.body FROM jobs LEFT JOIN job_requests ON job_id = id
+             WHERE state IN ('queued', 'waiting') AND tier = $1
              AND model IN (SELECT value FROM json_each($2))
              AND (deadline IS NULL OR deadline > $3)
              ORDER BY queue_key, id LIMIT $4",
-            "SELECT id FROM jobs WHERE state IN ('queued', 'waiting') AND tier = $1
+            "SELECT jobs.*, job_requests.body FROM jobs LEFT JOIN job_requests ON job_id = id
+             WHERE state IN ('queued', 'waiting') AND tier = $1
              AND model = ANY($2) AND (deadline IS NULL OR deadline > $3)
-             ORDER BY queue_key, id LIMIT $4 FOR UPDATE SKIP LOCKED",
+             ORDER BY queue_key, id LIMIT $4 FOR UPDATE OF jobs SKIP LOCKED",
         );
         let args = [text(claim.tier), texts(&claim.models), at(claim.now), int(claim.slots)];
-        let ids = self.ids("find jobs to give away", sql, &args).await?;
-        let mut given = Vec::with_capacity(ids.len());
-        for job in self.with_text(ids).await? {
+        let rows = self.0.rows("find jobs to give away", sql, &args).await?;
+        let mut given = Vec::with_capacity(rows.len());
+        for row in &rows {
             // What was selected is pending and within its deadline; a job that the
             // machine refuses nevertheless is left where it is.
-            if let Ok(job) = job.assign(claim.worker.clone(), claim.now, claim.until) {
+            if let Ok(job) = rows::whole(row)?.assign(claim.worker.clone(), claim.now, claim.until)
+            {
                 self.save(&job, claim.now).await?;
                 given.push(job);
             }

@@ -42,6 +42,21 @@ pub(crate) async fn what_was_not_committed_is_gone(bench: &Bench) {
     tx.rollback().await.unwrap();
 }
 
+pub(crate) async fn connections_that_broke_while_idle_are_passed_over(bench: &Bench) {
+    // Several at once, so that several lie idle afterwards.
+    let readers = [bench.store.read().await.unwrap(), bench.store.read().await.unwrap()];
+    bench.submit(job(1)).await;
+    drop(readers);
+    if !bench.is_sqlite() {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE pid <> pg_backend_pid() AND datname = current_database()";
+        bench.tamper(end).await.unwrap();
+    }
+    bench.submit(job(2)).await;
+    let mut reader = bench.store.read().await.unwrap();
+    assert_eq!(reader.jobs().pending(10).await.unwrap().len(), 2);
+}
+
 pub(crate) async fn a_reader_sees_one_moment(bench: &Bench) {
     let mut reader = bench.store.read().await.unwrap();
     assert_eq!(reader.jobs().pending(10).await.unwrap(), []);

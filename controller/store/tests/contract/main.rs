@@ -90,6 +90,7 @@ promises! {
     }
     durable {
         what_was_not_committed_is_gone,
+        connections_that_broke_while_idle_are_passed_over,
         a_reader_sees_one_moment,
         a_reader_cannot_write,
         a_second_opening_finds_everything,

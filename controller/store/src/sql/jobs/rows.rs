@@ -19,7 +19,7 @@ use super::{
     },
     InJobs,
 };
-use crate::error::StoreError;
+use crate::{error::StoreError, noun::jobs::QueueLimits};
 
 /// Jobs by their identifiers, with their text.
 pub(super) const COLUMNS_BY_ID: Sql = each(
@@ -30,14 +30,25 @@ pub(super) const COLUMNS_BY_ID: Sql = each(
 );
 
 impl InJobs<'_> {
-    /// Keeps a new job; false when there is one with that identifier.
-    pub(super) async fn insert(&mut self, job: &Job) -> Result<bool, StoreError> {
+    /// Keeps a new job; false when there is one with that identifier, or when as much
+    /// waits as `limits` allow.
+    pub(super) async fn insert(
+        &mut self,
+        job: &Job,
+        limits: QueueLimits,
+    ) -> Result<bool, StoreError> {
+        // The sum of BIGINT is NUMERIC in PostgreSQL.
         let sql = both(
-            "INSERT INTO jobs (id, state, tier, model, priority, queue_key, submitted_by,
+            "WITH pending AS (
+               SELECT COUNT(*) AS jobs, CAST(COALESCE(SUM(request_bytes), 0) AS BIGINT) AS bytes
+               FROM jobs WHERE state IN ('queued', 'waiting'))
+             INSERT INTO jobs (id, state, tier, model, priority, queue_key, submitted_by,
                submitted_at, enqueued_at, deadline, tokens_max, record, title, request_form,
                attempt, attempts_limit, reason, message, pieces, request_bytes)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-               $18, 0, $19) ON CONFLICT (id) DO NOTHING",
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+               $18, 0, CAST($19 AS BIGINT) FROM pending
+             WHERE jobs = 0 OR (jobs < $20 AND bytes + CAST($19 AS BIGINT) <= $21)
+             ON CONFLICT (id) DO NOTHING",
         );
         let (spec, because) = (job.spec(), job.state().because());
         let args = [
@@ -60,6 +71,8 @@ impl InJobs<'_> {
             text(&because.reason),
             text(&because.message),
             big(spec.request.bytes.len() as u64),
+            big(limits.jobs_max),
+            big(limits.bytes_max),
         ];
         if self.0.run("keep a job", sql, &args).await? == 0 {
             return Ok(false);
