@@ -126,6 +126,7 @@ pub fn snapshot(repository: &Name, snapshot: &Snapshot) -> pb::Snapshot {
         durability: pb::Durability::Unspecified.into(),
         items: snapshot.summary.items,
         quarantined_at: None,
+        needs: snapshot.summary.needs.iter().map(ToString::to_string).collect(),
     }
 }
 

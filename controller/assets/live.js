@@ -1,4 +1,4 @@
-// Keeps the page alive: one stream of rendered sections, and ages that count by themselves.
+// Keeps a page alive: one stream of rendered sections, and ages that count by themselves.
 //
 // The page is complete without this file. Each event is {seq, kind, html}; `seq` counts without
 // gaps over all events, so that a gap is seen and the whole page is fetched again.
@@ -28,7 +28,7 @@ async function resync() {
   if (fetching) return;
   fetching = true;
   try {
-    const answer = await fetch("/", { headers: { accept: "text/html" }, redirect: "error" });
+    const answer = await fetch(location.pathname, { headers: { accept: "text/html" }, redirect: "error" });
     if (answer.status === 401) return location.reload();
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -45,7 +45,7 @@ async function resync() {
 }
 
 function connect() {
-  const events = new EventSource("/events");
+  const events = new EventSource(link.dataset.events);
   events.onmessage = (message) => {
     const event = JSON.parse(message.data);
     document.body.classList.remove("offline");
@@ -106,4 +106,4 @@ document.addEventListener("keydown", (key) => {
 
 setInterval(count, 1000);
 count();
-connect();
+if (link.dataset.events) connect();

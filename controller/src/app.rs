@@ -326,7 +326,13 @@ impl Assembly {
         self.jobs.start();
         self.backups.start(&context.driver);
         self.watchers(dialer).start(context.site.clone());
-        let web = http::Parts { context, jobs: &self.jobs, overviews, names: &self.own.terms.dns };
+        let web = http::Parts {
+            context,
+            jobs: &self.jobs,
+            backups: &self.backups,
+            overviews,
+            names: &self.own.terms.dns,
+        };
         let web = http::start(web, listeners.web_server)?;
         strangers.serve_tls(listeners.enrolment_server);
         main.serve_tls(listeners.grpc_server);

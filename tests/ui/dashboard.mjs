@@ -1,4 +1,4 @@
-// Looks at the dashboard as a person would: opens the one-time link, presses the button, and draws the
+// Looks at the dashboard as a person would: opens the one-time link, presses the button, and draws each
 // page light, dark and as narrow as a phone. Fails on a serious accessibility fault, on a report of the
 // content security policy, and on any request that leaves this host.
 //
@@ -25,6 +25,25 @@ const browser = await chromium.launch({
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
   ],
 });
+
+/** Draws the open page in every view, and looks for faults in each. */
+async function draw(page, what) {
+  for (const { name, colorScheme, width, height } of views) {
+    await page.emulateMedia({ colorScheme });
+    await page.setViewportSize({ width, height });
+    await page.screenshot({ path: `${folder}/${what}-${name}.png`, fullPage: true });
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+    if (wide > 0) faults.push(`${what}, ${name}: the page is ${wide} px wider than the window`);
+    // Through the debugger, which the page's policy does not concern.
+    const { violations } = await page.evaluate(`${axe}; axe.run()`);
+    for (const { id, impact, help, nodes } of violations) {
+      if (impact === "serious" || impact === "critical") {
+        faults.push(`${what}, ${name}: ${impact}: ${id}: ${help}: ${nodes[0]?.html}`);
+      }
+    }
+  }
+}
+
 try {
   const context = await browser.newContext({ ignoreHTTPSErrors: true });
   const page = await context.newPage();
@@ -44,18 +63,14 @@ try {
   await page.getByRole("heading", { level: 1 }).waitFor();
   await page.getByText("hx310-db").first().waitFor();
 
-  for (const { name, colorScheme, width, height } of views) {
-    await page.emulateMedia({ colorScheme });
-    await page.setViewportSize({ width, height });
-    await page.screenshot({ path: `${folder}/dashboard-${name}.png`, fullPage: true });
-    const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
-    if (wide > 0) faults.push(`${name}: the page is ${wide} px wider than the window`);
-    // Through the debugger, which the page's policy does not concern.
-    const { violations } = await page.evaluate(`${axe}; axe.run()`);
-    for (const { id, impact, help } of violations) {
-      if (impact === "serious" || impact === "critical") faults.push(`${name}: ${impact}: ${id}: ${help}`);
-    }
-  }
+  await draw(page, "dashboard");
+  await page.getByRole("link", { name: "Backups", exact: true }).first().click();
+  await page.waitForURL("**/backups");
+  await page.locator("#link.on").waitFor();
+  await draw(page, "backups");
+  await page.locator("#state a.name").first().click();
+  await page.waitForURL("**/backups/*");
+  await draw(page, "backup");
 
   const second = await context.request.get(link);
   if (second.ok() && (await second.text()).includes("hx310-db")) faults.push("the link worked twice");

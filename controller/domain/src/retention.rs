@@ -4,7 +4,8 @@
 //! reasons for every snapshot. Three things stand above the policy. Only verified snapshots count,
 //! and never fewer of them stay than the floors say. Snapshots are ordered by the sequence in which
 //! they came to be known, never by what a clock said. And a [`Brake`] stops everything as long as
-//! something about the newest snapshots is not as it was.
+//! something about the newest snapshots is not as it was. What a snapshot that stays builds on stays
+//! with it, and what one builds on that can still be had back is not deleted before it.
 //!
 //! Giving up is done in two steps: a snapshot is put into quarantine, where it can be had back, and
 //! deleted when that has ended.
@@ -96,6 +97,9 @@ pub struct Candidate {
     pub drilled: Option<DrillVerdict>,
     /// Since when it is given up.
     pub quarantined_since: Option<Timestamp>,
+    /// Other snapshots of the same repository without which it cannot be restored, by identifier:
+    /// the whole chain, such as what an incremental stream builds on.
+    pub needs: Vec<String>,
 }
 
 /// What one repository holds of the backup.
@@ -234,6 +238,7 @@ pub fn plan(request: &Request<'_>) -> Vec<Plan> {
     let readable = request.holdings.iter().filter(|holding| holding.evidence.trouble.is_none());
     let mut wanted: Vec<_> = readable.map(|holding| (holding, wanted(request, holding))).collect();
     keep_total(request.policy, &mut wanted);
+    wanted.iter_mut().for_each(|(_, wanted)| keep_needed(wanted));
     wanted.into_iter().map(|(holding, wanted)| conclude(request, holding, wanted)).collect()
 }
 
@@ -322,6 +327,29 @@ fn keep_total(policy: &KeepPolicy, all: &mut [(&Holding, Wanted<'_>)]) {
     }
 }
 
+/// A snapshot that stays is worth nothing without what it builds on. Each names its whole chain; where
+/// one does not, the chain is followed.
+fn keep_needed(wanted: &mut Wanted<'_>) {
+    let by_id: BTreeMap<&str, &Candidate> =
+        wanted.ordered.iter().map(|one| (one.id.as_str(), *one)).collect();
+    let mut open: Vec<&Candidate> = wanted
+        .ordered
+        .iter()
+        .filter(|one| wanted.reasons.contains_key(&one.sequence))
+        .copied()
+        .collect();
+    while let Some(one) = open.pop() {
+        for needed in one.needs.iter().filter_map(|id| by_id.get(id.as_str())) {
+            if wanted.reasons.contains_key(&needed.sequence) {
+                continue;
+            }
+            let why = format!("snapshot {} of {} builds on it", short(&one.id), one.taken_at);
+            wanted.reasons.insert(needed.sequence, vec![why]);
+            open.push(needed);
+        }
+    }
+}
+
 fn conclude(request: &Request<'_>, holding: &Holding, wanted: Wanted<'_>) -> Plan {
     let (policy, now) = (request.policy, request.now);
     let quarantine = SignedDuration::try_from(policy.quarantine).unwrap_or(SignedDuration::MAX);
@@ -350,6 +378,7 @@ fn conclude(request: &Request<'_>, holding: &Holding, wanted: Wanted<'_>) -> Pla
         };
         decisions.push(Decision { snapshot: one.clone(), verdict, reasons });
     }
+    hold_back_needed(&mut decisions);
     let mut plan = Plan {
         backup: request.backup.clone(),
         repository: holding.repository.clone(),
@@ -359,6 +388,40 @@ fn conclude(request: &Request<'_>, holding: &Holding, wanted: Wanted<'_>) -> Pla
     };
     plan.brakes = brake::all(request, holding, &plan);
     plan
+}
+
+/// What is in quarantine can be had back, and so must what it builds on: that is deleted when nothing
+/// that builds on it is left but what is deleted with it.
+fn hold_back_needed(decisions: &mut [Decision]) {
+    loop {
+        let mut needed: BTreeMap<String, (Timestamp, String)> = BTreeMap::new();
+        for one in decisions.iter() {
+            let (Verdict::Quarantine { until } | Verdict::Quarantined { until }) = one.verdict
+            else {
+                continue;
+            };
+            for id in &one.snapshot.needs {
+                let last = (until, one.snapshot.id.clone());
+                let known = needed.entry(id.clone()).or_insert_with(|| last.clone());
+                *known = known.clone().max(last);
+            }
+        }
+        let mut is_changed = false;
+        for one in decisions.iter_mut().filter(|one| one.verdict == Verdict::Delete) {
+            let Some((until, by)) = needed.get(&one.snapshot.id) else { continue };
+            one.verdict = Verdict::Quarantined { until: *until };
+            one.reasons.push(format!("snapshot {} builds on it and can be had back", short(by)));
+            is_changed = true;
+        }
+        if !is_changed {
+            return;
+        }
+    }
+}
+
+/// An identifier as plain restic prints it.
+fn short(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
 }
 
 /// Identifiers that were seen before, that nobody gave up, and that are not there any more.

@@ -70,13 +70,15 @@ pub struct Listed {
     pub items: Option<u64>,
     /// Since when it is given up.
     pub quarantined_since: Option<Timestamp>,
+    /// Runs whose snapshots it cannot be restored without.
+    pub needs: Vec<RunId>,
 }
 
 impl Listed {
     /// A snapshot of which nothing else is known.
     #[must_use]
     pub const fn new(run: Option<RunId>, snapshot: SnapshotFact) -> Self {
-        Self { run, snapshot, items: None, quarantined_since: None }
+        Self { run, snapshot, items: None, quarantined_since: None, needs: Vec::new() }
     }
 }
 

@@ -90,6 +90,7 @@ pub fn listed(message: &pb::Snapshot) -> Result<Listed, Senseless> {
         snapshot: snapshot(message)?,
         items: message.items,
         quarantined_since: time(message.quarantined_at.as_ref()),
+        needs: message.needs.iter().filter_map(|run| run.parse().ok()).collect(),
     })
 }
 

@@ -75,6 +75,8 @@ pub struct Walked {
     pub drills: u64,
     /// Statements about snapshots that were seen and fit.
     pub snapshots: u64,
+    /// Place in the chain of the newest that fits; 0 when there is none.
+    pub sequence: u64,
     /// Digest of the newest that fits.
     pub head: [u8; 32],
     /// The first that does not fit, for people.
@@ -88,19 +90,18 @@ pub struct Walked {
 /// The store fails.
 pub async fn verify(store: &dyn Store) -> Result<Walked, StoreError> {
     let mut tx = store.read().await?;
-    let (mut walked, mut sequence) = (Walked::default(), 0);
-    let mut keys = BTreeMap::new();
+    let (mut walked, mut keys) = (Walked::default(), BTreeMap::new());
     loop {
-        let page = tx.attestations().after(sequence, WALK_PAGE).await?;
+        let page = tx.attestations().after(walked.sequence, WALK_PAGE).await?;
         if page.is_empty() {
             return Ok(walked);
         }
         for one in page {
-            if let Err(why) = step(&one, sequence + 1, &walked.head, &mut keys) {
+            if let Err(why) = step(&one, walked.sequence + 1, &walked.head, &mut keys) {
                 walked.fault = Some(format!("statement {} ({}): {why}", one.sequence, one.kind));
                 return Ok(walked);
             }
-            sequence = one.sequence;
+            walked.sequence = one.sequence;
             walked.head = one.digest;
             match one.kind {
                 StatementKind::Drill => walked.drills += 1,
@@ -191,7 +192,7 @@ mod tests {
         let all = tx.attestations().after(0, 100).await.expect("all of it");
         tx.commit().await.expect("kept");
         let walked = verify(store.as_ref()).await.expect("walked");
-        assert_eq!((walked.snapshots, walked.fault), (6, None));
+        assert_eq!((walked.snapshots, walked.sequence, walked.fault), (6, 8, None));
         assert_eq!(walked.head, all[7].digest);
 
         let walk = |all: &[Attestation]| {

@@ -381,6 +381,9 @@ fn candidates(
 ) -> Vec<Candidate> {
     let sequences: BTreeMap<_, _> =
         seen.iter().map(|one| (one.id.as_str(), one.sequence)).collect();
+    // A run has one snapshot in a repository, a replica included.
+    let by_run: BTreeMap<_, _> =
+        shelf.listed.iter().filter_map(|one| Some((one.run?, &one.snapshot.id))).collect();
     let each = shelf.listed.iter().filter_map(|one| {
         let snapshot = &one.snapshot;
         Some(Candidate {
@@ -392,6 +395,12 @@ fn candidates(
             items: one.items,
             drilled: drilled.get(&snapshot.id).copied(),
             quarantined_since: one.quarantined_since,
+            needs: one
+                .needs
+                .iter()
+                .filter_map(|run| by_run.get(run))
+                .map(|id| (*id).clone())
+                .collect(),
         })
     });
     each.collect()

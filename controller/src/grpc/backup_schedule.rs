@@ -1,10 +1,12 @@
 //! `BackupScheduleService`.
 
+mod commands;
 mod convert;
 mod keep;
 mod pass;
 mod recovery;
 mod retention;
+pub mod strategy;
 
 use std::{pin::Pin, sync::Arc};
 

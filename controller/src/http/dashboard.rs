@@ -4,6 +4,7 @@
 //! of our own: that is all that a library would be used for. Nothing is loaded from elsewhere.
 
 mod assets;
+pub mod backups;
 pub mod board;
 pub mod handler;
 pub mod moment;

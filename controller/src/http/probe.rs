@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tracing::error;
 
 use super::{
-    dashboard::board::Board,
+    dashboard::{board::Board, view::Observed},
     gateway::Keys,
     metrics::{CONTENT_TYPE, Metrics, Own},
     server::Remote,
@@ -28,7 +28,7 @@ const PING_DEADLINE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(super) struct Probe {
     pub(super) store: Arc<dyn Store>,
-    pub(super) board: Arc<Board>,
+    pub(super) board: Arc<Board<Observed>>,
     pub(super) jobs: Jobs,
     pub(super) keys: Keys,
     pub(super) metrics: Arc<Metrics>,

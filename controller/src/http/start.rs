@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::{
     Web,
     dashboard::{
+        backups::source::BackupsSource,
         board::Board,
         handler::Dashboard,
         source::{self, ControllerSource},
@@ -25,7 +26,7 @@ use super::{
     server,
     session::Sessions,
 };
-use crate::{app::Context, job::Jobs, overview::Overviews};
+use crate::{app::Context, backup::Backups, job::Jobs, overview::Overviews};
 
 /// Largest keys file.
 const KEYS_BYTES_MAX: u64 = 1024 * 1024;
@@ -37,6 +38,8 @@ pub struct Parts<'a> {
     pub context: &'a Context,
     /// The queue of AI jobs.
     pub jobs: &'a Jobs,
+    /// Schedules and runs of backups.
+    pub backups: &'a Backups,
     /// Whether all is well.
     pub overviews: Overviews,
     /// Names in the controller's certificate.
@@ -84,7 +87,7 @@ pub enum KeysError {
 /// # Errors
 /// The keys file cannot be used.
 pub fn start(parts: Parts<'_>, listener: TlsServer) -> Result<Running, KeysError> {
-    let Parts { context, jobs, overviews, names } = parts;
+    let Parts { context, jobs, backups, overviews, names } = parts;
     let keys_file = context.config.gateway.keys.clone();
     let ring = keys_file.as_deref().map(load).transpose()?.unwrap_or_default();
     if ring.is_empty() {
@@ -99,6 +102,10 @@ pub fn start(parts: Parts<'_>, listener: TlsServer) -> Result<Running, KeysError
     }));
     board.start(&context.tasks);
     source::follow(&board, &context.events, &context.tasks);
+    let backup = BackupsSource::new(backups.clone());
+    let backups = Board::new(Arc::new(backup.clone()));
+    backups.start(&context.tasks);
+    source::follow(&backups, &context.events, &context.tasks);
     let web = Web {
         guard: Guard {
             names: host_names(context, names),
@@ -107,6 +114,8 @@ pub fn start(parts: Parts<'_>, listener: TlsServer) -> Result<Running, KeysError
         },
         dashboard: Dashboard {
             board,
+            backups,
+            backup: Arc::new(backup),
             sessions: Sessions {
                 store: Arc::clone(&context.store),
                 clock: Arc::clone(&context.clock),

@@ -8,7 +8,7 @@ use homelab_domain::{
     ids::JobId,
     job::{JobStateKind as Kind, Record},
 };
-use homelab_proto::controller::v1::HostStatus;
+use homelab_proto::controller::v1::{BackupStrategy, GetStrategyResponse, HostStatus, Schedule};
 use homelab_store::{JobFilter, LoginLink, PageRequest};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -18,6 +18,7 @@ use tower::ServiceExt as _;
 
 use super::{
     dashboard::{
+        backups::{BackupsObserved, one::OneObserved, source::OneSource},
         board::{Board, Source},
         view::Observed,
     },
@@ -55,9 +56,41 @@ fn answer() -> Vec<Step> {
 struct Scenery(Observed);
 
 #[async_trait]
-impl Source for Scenery {
+impl Source<Observed> for Scenery {
     async fn observe(&self) -> Result<Observed, Box<dyn Error + Send + Sync>> {
         Ok(self.0.clone())
+    }
+}
+
+/// One backup called `wiki`, of which nothing is known.
+#[derive(Debug)]
+struct Shelves;
+
+impl Shelves {
+    fn backup() -> BackupStrategy {
+        let schedule = Schedule { backup: "wiki".to_owned(), ..Schedule::default() };
+        BackupStrategy { schedule: Some(schedule), ..BackupStrategy::default() }
+    }
+}
+
+#[async_trait]
+impl Source<BackupsObserved> for Shelves {
+    async fn observe(&self) -> Result<BackupsObserved, Box<dyn Error + Send + Sync>> {
+        let strategy =
+            GetStrategyResponse { backups: vec![Self::backup()], ..GetStrategyResponse::default() };
+        Ok(BackupsObserved { strategy, ..BackupsObserved::default() })
+    }
+}
+
+#[async_trait]
+impl OneSource for Shelves {
+    async fn observe_one(
+        &self,
+        name: &str,
+    ) -> Result<Option<OneObserved>, Box<dyn Error + Send + Sync>> {
+        let mut observed = OneObserved::default();
+        observed.facts.strategy = Self::backup();
+        Ok((name == "wiki").then_some(observed))
     }
 }
 
@@ -88,6 +121,8 @@ impl Lab {
                 .expect("is valid");
         let board = Board::new(Arc::new(Scenery(observed)));
         board.start(&rig.tasks);
+        let backups = Board::new(Arc::new(Shelves));
+        backups.start(&rig.tasks);
         let web = Web {
             guard: Guard {
                 names: HostNames::new(["lab.home.arpa".to_owned()]),
@@ -96,6 +131,8 @@ impl Lab {
             },
             dashboard: Dashboard {
                 board,
+                backups,
+                backup: Arc::new(Shelves),
                 sessions: Sessions {
                     store: Arc::clone(&rig.store),
                     clock: Arc::clone(&clock),
@@ -510,9 +547,37 @@ async fn a_page_is_kept_alive_by_counted_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_pages_of_backups_are_for_those_who_are_logged_in() {
+    let lab = Lab::new().await;
+    for path in ["/backups", "/backups/wiki", "/backups/events"] {
+        let response = lab.get(path, &[]).await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{path}");
+        assert!(!text(response).await.contains("wiki"), "{path}");
+    }
+    let cookie = lab.log_in().await;
+    let cookie = [("cookie", cookie.as_str())];
+    let page = lab.get("/backups", &cookie).await;
+    assert_eq!(page.status(), StatusCode::OK);
+    assert_eq!(page.headers()["cache-control"], "no-store");
+    assert!(page.headers().contains_key("content-security-policy"));
+    let page = text(page).await;
+    assert!(page.contains("<a class=\"name\" href=\"/backups/wiki\">wiki</a>"), "{page}");
+    assert!(page.contains("One backup"), "what nobody knows is not healthy: {page}");
+    let one = lab.get("/backups/wiki", &cookie).await;
+    assert_eq!(one.status(), StatusCode::OK);
+    assert!(text(one).await.contains("<h1 id=\"one-title\">wiki</h1>"));
+    assert_eq!(lab.get("/backups/other", &cookie).await.status(), StatusCode::NOT_FOUND);
+    let mut body = lab.get("/backups/events", &cookie).await.into_body();
+    for expected in ["{\"seq\":0,\"kind\":\"hello\"", "{\"seq\":1,\"kind\":\"verdict\""] {
+        let frame = body.frame().await.expect("a frame").expect("fine").into_data().expect("data");
+        assert!(frame.starts_with(format!("data: {expected}").as_bytes()), "{frame:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_answer_binds_the_browser() {
     let lab = Lab::new().await;
-    for path in ["/", "/assets/live.js", "/v1/models", "/healthz", "/nothing"] {
+    for path in ["/", "/backups", "/assets/live.js", "/v1/models", "/healthz", "/nothing"] {
         let response = lab.get(path, &[]).await;
         let header = |name: &str| {
             response

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Candidate, Holding, Plan, Request, Verdict};
+use super::{Candidate, Holding, Plan, Request, Verdict, short};
 use crate::{
     reason::Reason,
     run::DrillVerdict,
@@ -268,9 +268,4 @@ fn too_many(plan: &Plan, verified: &[&Candidate]) -> Option<Found> {
 /// By how much the one is later than the other; zero when it is not.
 fn later(one: Timestamp, other: Timestamp) -> Duration {
     Duration::try_from(one.duration_since(other)).unwrap_or(Duration::ZERO)
-}
-
-/// An identifier as plain restic prints it.
-fn short(id: &str) -> &str {
-    id.get(..8).unwrap_or(id)
 }

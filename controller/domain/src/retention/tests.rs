@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -28,6 +28,7 @@ fn candidate(sequence: u64, taken_at: Timestamp) -> Candidate {
         items: Some(5_000),
         drilled: None,
         quarantined_since: None,
+        needs: Vec::new(),
     }
 }
 
@@ -239,6 +240,38 @@ fn the_last_that_is_known_to_restore_stays_however_old_it_is() {
 }
 
 #[test]
+fn what_an_increment_builds_on_stays_with_it_and_says_why() {
+    let mut snapshots = days(60);
+    let chain: Vec<_> = snapshots[..44].iter().map(|one| one.id.clone()).collect();
+    // The last of January stays; of its chain, no rule wants most.
+    snapshots[44].needs.clone_from(&chain);
+    let plan = one(snapshots);
+    let decision = |id: &str| plan.decisions.iter().find(|one| one.snapshot.id == id).unwrap();
+    for id in &chain {
+        assert_eq!(decision(id).verdict, Verdict::Keep, "{id}");
+    }
+    let why = "snapshot 00000000 of 2026-01-31T11:00:00Z builds on it";
+    assert_eq!(decision(&chain[20]).reasons, [why]);
+    assert!(plan.is_empty() || plan.to_quarantine().all(|id| !chain.iter().any(|one| one == id)));
+}
+
+#[test]
+fn what_can_be_had_back_keeps_what_it_builds_on_from_being_deleted() {
+    let mut snapshots = days(60);
+    let base = snapshots[2].id.clone();
+    (snapshots[2].quarantined_since, snapshots[3].quarantined_since) =
+        (Some(ago(30 * DAY)), Some(ago(DAY)));
+    snapshots[3].needs = vec![base.clone()];
+    let plan = one(snapshots.clone());
+    let of =
+        |plan: &Plan| plan.decisions.iter().find(|one| one.snapshot.id == base).unwrap().clone();
+    assert_eq!(of(&plan).verdict, Verdict::Quarantined { until: ago(-6 * DAY) });
+    assert!(of(&plan).reasons.iter().any(|why| why.ends_with("builds on it and can be had back")));
+    snapshots[3].quarantined_since = Some(ago(8 * DAY));
+    assert_eq!(of(&one(snapshots)).verdict, Verdict::Delete, "both go together");
+}
+
+#[test]
 fn the_floor_over_all_repositories_keeps_more_where_others_hold_nothing() {
     let mut policy = policy();
     (policy.last, policy.daily, policy.weekly, policy.monthly, policy.yearly) = (1, 0, 0, 0, 0);
@@ -304,17 +337,25 @@ fn both_hours_of_an_autumn_night_are_hours() {
 
 fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
     // Ages of up to three years and a little of the future, so that clocks are moved as well.
-    let each = (-2 * DAY..3 * 365 * DAY, prop::bool::weighted(0.9), prop::bool::weighted(0.1));
+    let chance = prop::bool::weighted;
+    let given_up = prop::option::weighted(0.2, 0..20 * DAY);
+    let each = (-2 * DAY..3 * 365 * DAY, chance(0.9), chance(0.1), chance(0.6), given_up);
     prop::collection::vec(each, 0..80).prop_map(|all| {
-        let numbered = all.into_iter().zip(1..);
-        numbered
-            .map(|((age, is_verified, is_drilled), sequence)| {
-                let mut one = candidate(sequence, ago(age));
-                one.verified_at = is_verified.then_some(one.taken_at);
-                one.drilled = is_drilled.then_some(DrillVerdict::Passed);
-                one
-            })
-            .collect()
+        let mut made: Vec<Candidate> = Vec::new();
+        for ((age, is_verified, is_drilled, is_increment, given_up), sequence) in
+            all.into_iter().zip(1..)
+        {
+            let mut one = candidate(sequence, ago(age));
+            one.verified_at = is_verified.then_some(one.taken_at);
+            one.drilled = is_drilled.then_some(DrillVerdict::Passed);
+            one.quarantined_since = given_up.map(ago);
+            // Each names its whole chain, the oldest first.
+            if let Some(base) = made.last().filter(|_| is_increment) {
+                one.needs = base.needs.iter().chain([&base.id]).cloned().collect();
+            }
+            made.push(one);
+        }
+        made
     })
 }
 
@@ -374,6 +415,25 @@ proptest! {
         over.snapshots.retain(|one| one.quarantined_since.is_none());
         let again = planned(&policy, &[over], &[], now()).remove(0);
         prop_assert!(again.is_empty(), "{:?}", again.to_quarantine().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_stays_can_be_restored_because_what_it_builds_on_stays(
+        policy in any_policy(),
+        all in any_candidates(),
+    ) {
+        let plan = planned(&policy, &[holding("nas", all)], &[], now()).remove(0);
+        let verdicts: BTreeMap<_, _> =
+            plan.decisions.iter().map(|one| (one.snapshot.id.as_str(), one.verdict)).collect();
+        for decision in &plan.decisions {
+            for needed in decision.snapshot.needs.iter().map(|id| verdicts[id.as_str()]) {
+                match decision.verdict {
+                    Verdict::Keep => prop_assert_eq!(needed, Verdict::Keep),
+                    Verdict::Delete => {}
+                    _ => prop_assert_ne!(needed, Verdict::Delete),
+                }
+            }
+        }
     }
 
     #[test]

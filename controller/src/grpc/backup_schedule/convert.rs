@@ -111,6 +111,7 @@ pub(super) fn risk(status: &BackupStatus) -> pb::BackupRisk {
         last_drill_at: risk.last_drill_at.map(time_message),
         last_rto: risk.last_rto.map(span_message),
         punctuality: punctuality(status.punctuality.0).into(),
+        newest_verified_at: risk.newest_verified_at.map(time_message),
     }
 }
 

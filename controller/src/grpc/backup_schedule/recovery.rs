@@ -8,7 +8,7 @@ use homelab_domain::{
     recovery::{ColdStart, KitProof, ProofItem, Step, Subject},
     risk::BackupRisk,
     run::DrillVerdict,
-    site::{Backup, Keeper, Site, SourceKind},
+    site::{Keeper, Site, SourceKind},
     text,
 };
 use homelab_proto::{backup::v1 as agent, controller::v1 as pb};
@@ -16,12 +16,15 @@ use homelab_store::{Attestation, PageRequest};
 use serde_json::Value;
 use tonic::Status;
 
-use super::{BackupScheduleApi, convert, invalid, retention, run_id};
+use super::{
+    BackupScheduleApi,
+    commands::{self, location, quoted},
+    invalid, run_id, strategy,
+};
 use crate::{
     backup::{
-        BackupStatus, ScheduleView,
+        BackupStatus,
         convert::{span_message, time_message},
-        copies::CopiesView,
         evidence,
         kit::KitRepository,
     },
@@ -92,7 +95,10 @@ impl BackupScheduleApi {
             description: host.description.clone(),
             mac: host.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         });
-        let backups = site.backups().iter().map(|backup| self.kit_backup(backup, &repositories));
+        let backups = site
+            .backups()
+            .iter()
+            .map(|backup| commands::kit_backup(&self.backups, backup, &repositories));
         Ok(pb::GetRecoveryKitResponse {
             site: site.name().to_string(),
             generated_at: Some(time_message(self.backups.parts().clock.now())),
@@ -148,107 +154,11 @@ impl BackupScheduleApi {
     }
 
     pub(super) async fn strategy(&self, call: &str) -> Result<pb::GetStrategyResponse, Status> {
-        let backups = &self.backups;
-        let site = backups.site();
-        let now = backups.parts().clock.now();
-        let facts = async {
-            Ok::<_, homelab_store::StoreError>((
-                backups.schedules().await?,
-                backups.statuses().await?,
-                backups.copies().await?,
-                backups.last_kit_proof().await?,
-                self.newest_evidence().await?,
-            ))
-        };
-        let (schedules, statuses, copies, last, evidence) =
-            facts.await.map_err(|error| error.into_status(call))?;
-        let repositories = backups.kit_repositories();
-        let start = backups.cold_start();
-        let each =
-            schedules.iter().zip(&statuses).zip(&copies).map(|((schedule, status), copies)| {
-                self.strategy_of(schedule, status, copies, &evidence, &repositories)
-            });
-        Ok(pb::GetStrategyResponse {
-            site: site.name().to_string(),
-            generated_at: Some(time_message(now)),
-            time_zone: site.time_zone().name().to_owned(),
-            backups: each.collect(),
-            repositories: repositories.iter().map(kit_repository).collect(),
-            cold_start: Some(cold_start_message(&start, &statuses)),
-            last_proof: last.as_ref().map(proof_message),
-            next_proof_due_at: Some(time_message(backups.next_kit_proof(&site, last.as_ref()))),
-            windows: retention::windows(&site, now),
-            secrets: secrets(&site, &start),
-        })
-    }
-
-    fn strategy_of(
-        &self,
-        schedule: &ScheduleView,
-        status: &BackupStatus,
-        copies: &CopiesView,
-        evidence: &BTreeMap<String, pb::DrillEvidence>,
-        repositories: &[KitRepository],
-    ) -> pb::BackupStrategy {
-        let backup = &schedule.backup;
-        let site = self.backups.site();
-        let target = backup.drill_target.as_ref();
-        pb::BackupStrategy {
-            schedule: Some(convert::schedule(schedule, &site)),
-            risk: Some(convert::risk(status)),
-            copies: Some(retention::copies_message(copies)),
-            retention: backup.keep.as_ref().map(retention::policy_message),
-            last_evidence: evidence.get(backup.name.as_str()).cloned(),
-            source_kind: source_kind(backup.source).into(),
-            services: backup.services.iter().map(ToString::to_string).collect(),
-            drill_target: target
-                .map(|target| format!("{target} on {}", backup.drilled_on()))
-                .unwrap_or_default(),
-            restore_commands: self.kit_backup(backup, repositories).commands,
-        }
-    }
-
-    /// The newest evidence of each backup.
-    async fn newest_evidence(
-        &self,
-    ) -> Result<BTreeMap<String, pb::DrillEvidence>, homelab_store::StoreError> {
-        let mut tx = self.backups.parts().store.read().await?;
-        let mut newest = BTreeMap::new();
-        for backup in self.backups.site().backups() {
-            let (kind, page) = (StatementKind::Drill, PageRequest::first(1));
-            let found = tx.attestations().list(kind, Some(&backup.name), &page).await?;
-            newest.extend(
-                found.items.first().map(|one| (backup.name.to_string(), evidence_message(one))),
-            );
-        }
-        Ok(newest)
-    }
-
-    fn kit_backup(&self, backup: &Backup, repositories: &[KitRepository]) -> pb::KitBackup {
-        let shelf = self.backups.holdings().shelf(&backup.name, &backup.repository);
-        let newest = shelf.newest();
-        let of = |one: &&KitRepository| one.declared.name == backup.repository;
-        let place = repositories.iter().find(of).map(location).unwrap_or_default();
-        let id = newest.map_or_else(|| "latest".to_owned(), |one| one.id.clone());
-        pb::KitBackup {
-            name: backup.name.to_string(),
-            source_kind: source_kind(backup.source).into(),
-            host: backup.host.to_string(),
-            repositories: backup.repositories().map(ToString::to_string).collect(),
-            newest_snapshot_id: newest.map(|one| one.id.clone()).unwrap_or_default(),
-            newest_at: newest.map(|one| time_message(one.taken_at)),
-            commands: restore_commands(backup, &place, &id),
-        }
+        strategy::strategy(&self.backups).await.map_err(|error| error.into_status(call))
     }
 }
 
-/// Where a repository is, as plain restic wants it; what stands on the kit when no agent has told.
-fn location(repository: &KitRepository) -> String {
-    let path = repository.paths.first().and_then(|path| path.split_once(':'));
-    path.map_or_else(|| "REPOSITORY".to_owned(), |(_, path)| path.to_owned())
-}
-
-fn kit_repository(repository: &KitRepository) -> pb::KitRepository {
+pub(super) fn kit_repository(repository: &KitRepository) -> pb::KitRepository {
     let declared = &repository.declared;
     let place = quoted(&location(repository));
     pb::KitRepository {
@@ -266,49 +176,7 @@ fn kit_repository(repository: &KitRepository) -> pb::KitRepository {
     }
 }
 
-/// Commands that bring a backup back with nothing of ours. What is inside of a snapshot says how it
-/// goes on; the agent prints the same with the names of the files.
-fn restore_commands(backup: &Backup, place: &str, id: &str) -> Vec<String> {
-    let folder = format!("/var/tmp/restore-{}", backup.name);
-    let mut commands = vec![
-        format!("restic -r {} restore {id} --target {folder}", quoted(place)),
-        format!("find {folder} -type f"),
-    ];
-    let next: &[&str] = match backup.source {
-        SourceKind::Postgres => &[
-            "psql -X -v ON_ERROR_STOP=1 -d postgres -f globals.sql",
-            "createdb DATABASE",
-            "psql -X -v ON_ERROR_STOP=1 -1 -d DATABASE -f DATABASE.sql",
-        ],
-        SourceKind::Vaultwarden => &[
-            "systemctl stop vaultwarden",
-            "mv /var/lib/vaultwarden /var/lib/vaultwarden.before",
-            "mkdir /var/lib/vaultwarden && tar -C /var/lib/vaultwarden -xpf data.tar",
-            "systemctl start vaultwarden",
-        ],
-        SourceKind::Git => &[
-            "mkdir mirrors && tar -C mirrors -xpf mirrors.tar",
-            "git -C mirrors/OWNER/NAME.git push --mirror NEW_URL",
-        ],
-        SourceKind::Opnsense => &["# System > Configuration > Backups > Restore: config.xml"],
-        SourceKind::Zfs => &["zfs receive -s -u POOL/DATASET < STREAM"],
-        SourceKind::Files => &["tar -C / -xpf FILES.tar"],
-    };
-    commands.push(format!("cd {folder}"));
-    commands.extend(next.iter().map(|command| (*command).to_owned()));
-    commands
-}
-
-/// A word for a shell.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-fn secrets(site: &Site, start: &ColdStart) -> Vec<pb::KitSecret> {
+pub(super) fn secrets(site: &Site, start: &ColdStart) -> Vec<pb::KitSecret> {
     let each = site.secrets().iter().map(|secret| {
         let subject = Subject::Secret(secret.name.clone());
         let reachable = start.reaches(&subject);
@@ -341,7 +209,7 @@ fn secrets(site: &Site, start: &ColdStart) -> Vec<pb::KitSecret> {
     each.collect()
 }
 
-fn cold_start_message(start: &ColdStart, statuses: &[BackupStatus]) -> pb::ColdStart {
+pub(super) fn cold_start_message(start: &ColdStart, statuses: &[BackupStatus]) -> pb::ColdStart {
     let risks: BTreeMap<_, _> =
         statuses.iter().map(|status| (status.risk.backup.clone(), &status.risk)).collect();
     let steps = start.steps.iter().zip(1..).map(|(step, number)| {
@@ -390,7 +258,7 @@ fn step_message(step: &Step, number: u32, risk: Option<&BackupRisk>) -> pb::Cold
     }
 }
 
-fn proof_message(proof: &KitProof) -> pb::KitProof {
+pub(super) fn proof_message(proof: &KitProof) -> pb::KitProof {
     let items = proof.items.iter().map(|item| pb::KitProofItem {
         secret: item.secret.clone(),
         opened: item.opened,
@@ -448,7 +316,7 @@ pub(super) const fn age(age: Option<DrillAge>) -> pb::DrillAge {
     }
 }
 
-const fn source_kind(kind: SourceKind) -> agent::SourceKind {
+pub(super) const fn source_kind(kind: SourceKind) -> agent::SourceKind {
     match kind {
         SourceKind::Postgres => agent::SourceKind::Postgres,
         SourceKind::Vaultwarden => agent::SourceKind::Vaultwarden,

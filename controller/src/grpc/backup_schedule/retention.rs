@@ -163,7 +163,7 @@ pub(super) fn policy_message(policy: &KeepPolicy) -> pb::KeepPolicy {
     }
 }
 
-fn plan_message(plan: &Plan, policy: &KeepPolicy, now: Timestamp) -> pb::RetentionPlan {
+pub(super) fn plan_message(plan: &Plan, policy: &KeepPolicy, now: Timestamp) -> pb::RetentionPlan {
     let calendar = plan.calendar.iter().map(|entry| pb::CalendarEntry {
         rule: entry.rule.to_string(),
         period: entry.period.clone(),

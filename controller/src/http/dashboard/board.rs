@@ -18,11 +18,7 @@ use serde::Serialize;
 use tokio::sync::{Notify, broadcast};
 use tracing::warn;
 
-use super::{
-    moment::Ages,
-    page::{self, SECTIONS},
-    view::Observed,
-};
+use super::moment::Ages;
 use crate::http::gateway::frame;
 
 /// How long a change that nudged nobody may go unseen.
@@ -34,20 +30,32 @@ const PAUSE: Duration = Duration::from_millis(400);
 /// Frames that a page may be behind before it has to fetch the whole again.
 const FRAMES_MAX: usize = 32;
 
-/// Where the board gets what it shows.
+/// What a page is made from: sections that can be sent one by one.
+pub trait Live: fmt::Debug + Send + Sync + 'static {
+    /// The sections in order: name in the stream of events, and id in the page.
+    const SECTIONS: &'static [&'static str];
+
+    /// The sections as markup, in the order of [`Live::SECTIONS`].
+    ///
+    /// # Errors
+    /// When a template cannot be filled, which is a bug.
+    fn sections(&self, ages: Ages) -> askama::Result<Vec<String>>;
+}
+
+/// Where a board gets what it shows.
 #[async_trait]
-pub trait Source: fmt::Debug + Send + Sync {
+pub trait Source<P>: fmt::Debug + Send + Sync {
     /// Reads everything that the page is made from.
     ///
     /// # Errors
     /// When the store cannot be read; the page then keeps what it has, with its age.
-    async fn observe(&self) -> Result<Observed, Box<dyn Error + Send + Sync>>;
+    async fn observe(&self) -> Result<P, Box<dyn Error + Send + Sync>>;
 }
 
-/// The rendered sections and those who watch them.
+/// The rendered sections of one page and those who watch them.
 #[derive(Debug)]
-pub struct Board {
-    source: Arc<dyn Source>,
+pub struct Board<P> {
+    source: Arc<dyn Source<P>>,
     nudge: Notify,
     shown: Mutex<Shown>,
     frames: broadcast::Sender<Bytes>,
@@ -56,21 +64,21 @@ pub struct Board {
 #[derive(Debug, Default)]
 struct Shown {
     seq: u64,
-    sections: [String; 4],
+    sections: Vec<String>,
 }
 
 /// The frames from a moment on.
 #[derive(Debug)]
-pub struct Tab {
-    board: Arc<Board>,
+pub struct Tab<P> {
+    board: Arc<Board<P>>,
     frames: broadcast::Receiver<Bytes>,
     hello: Option<Bytes>,
 }
 
-impl Board {
+impl<P: Live> Board<P> {
     /// A board that nobody watches yet.
     #[must_use]
-    pub fn new(source: Arc<dyn Source>) -> Arc<Self> {
+    pub fn new(source: Arc<dyn Source<P>>) -> Arc<Self> {
         let (frames, _) = broadcast::channel(FRAMES_MAX);
         Arc::new(Self { source, nudge: Notify::new(), shown: Mutex::default(), frames })
     }
@@ -102,7 +110,7 @@ impl Board {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn snapshot(&self) -> Result<(u64, Observed), Box<dyn Error + Send + Sync>> {
+    pub async fn snapshot(&self) -> Result<(u64, P), Box<dyn Error + Send + Sync>> {
         // The number first: a frame sent in between is then applied twice, never missed.
         let seq = self.lock().seq;
         Ok((seq, self.source.observe().await?))
@@ -110,7 +118,7 @@ impl Board {
 
     /// Follows the board; the first frame says where it stands.
     #[must_use]
-    pub fn watch(self: &Arc<Self>) -> Tab {
+    pub fn watch(self: &Arc<Self>) -> Tab<P> {
         let shown = self.lock();
         // Under the lock: every frame after this number comes through the channel.
         let tab = Tab {
@@ -137,15 +145,15 @@ impl Board {
                 return;
             }
         };
-        match page::sections(&observed, Ages::Counted) {
+        match observed.sections(Ages::Counted) {
             Ok(sections) => self.publish(sections),
             Err(error) => warn!(error = %Chain(&error), "could not render the dashboard"),
         }
     }
 
-    fn publish(&self, sections: [String; 4]) {
+    fn publish(&self, sections: Vec<String>) {
         let mut shown = self.lock();
-        for (index, (kind, html)) in SECTIONS.into_iter().zip(&sections).enumerate() {
+        for (index, (kind, html)) in P::SECTIONS.iter().zip(&sections).enumerate() {
             if shown.sections.get(index) == Some(html) {
                 continue;
             }
@@ -161,7 +169,7 @@ impl Board {
     }
 }
 
-impl Tab {
+impl<P: Live> Tab<P> {
     /// The next frame. A page that was too slow gets another `hello`, whose number tells it that it
     /// has missed something. `None` once the board is gone.
     ///
@@ -202,6 +210,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
+    use crate::http::dashboard::view::Observed;
 
     #[derive(Debug, Default)]
     struct Counting {
@@ -210,7 +219,7 @@ mod tests {
     }
 
     #[async_trait]
-    impl Source for Counting {
+    impl Source<Observed> for Counting {
         async fn observe(&self) -> Result<Observed, Box<dyn Error + Send + Sync>> {
             self.reads.fetch_add(1, Ordering::SeqCst);
             let mut observed = Observed::default();
@@ -261,7 +270,7 @@ mod tests {
         let mut tab = board.watch();
         assert!(tab.next().await.expect("a hello").starts_with(b"data: {\"seq\":0,"));
         for round in 0..=FRAMES_MAX {
-            board.publish(std::array::from_fn(|_| round.to_string()));
+            board.publish(vec![round.to_string(); 4]);
         }
         let frame = tab.next().await.expect("a frame");
         assert!(frame.starts_with(b"data: {\"seq\":132,\"kind\":\"hello\""), "{frame:?}");

@@ -20,8 +20,10 @@ use tracing::{error, info};
 
 use super::{
     assets,
-    board::{Board, Tab},
+    backups::{self, BackupsObserved, source::OneSource},
+    board::{Board, Live, Tab},
     page::{self, Viewer},
+    view::Observed,
 };
 use crate::http::{
     gateway::frame,
@@ -40,8 +42,12 @@ const PING: Duration = Duration::from_secs(15);
 /// The dashboard.
 #[derive(Clone, Debug)]
 pub struct Dashboard {
-    /// What is shown.
-    pub board: Arc<Board>,
+    /// What the first page shows.
+    pub board: Arc<Board<Observed>>,
+    /// What the page of all backups shows.
+    pub backups: Arc<Board<BackupsObserved>>,
+    /// What the page of one backup shows.
+    pub backup: Arc<dyn OneSource>,
     /// Who is logged in.
     pub sessions: Sessions,
     /// The time of day.
@@ -55,7 +61,10 @@ impl Dashboard {
     pub fn routes(self) -> Router {
         Router::new()
             .route("/", get(overview))
-            .route("/events", get(events))
+            .route("/events", get(overview_events))
+            .route("/backups", get(all_backups))
+            .route("/backups/events", get(backup_events))
+            .route("/backups/{name}", get(one_backup))
             .route("/login", post(redeem))
             .route("/login/{secret}", get(enter))
             .route("/logout", post(logout))
@@ -67,29 +76,60 @@ impl Dashboard {
     async fn who(&self, headers: &HeaderMap) -> Result<Option<LoggedIn>, Response> {
         self.sessions.who(headers).await.map_err(|error| failed(&error))
     }
-}
 
-async fn overview(State(dashboard): State<Dashboard>, headers: HeaderMap) -> Response {
-    let logged_in = match dashboard.who(&headers).await {
-        Ok(Some(logged_in)) => logged_in,
-        Ok(None) => {
-            return gate(
+    /// Who looks at a page; anybody else gets the answer that says how to log in.
+    async fn viewer(&self, headers: &HeaderMap) -> Result<Viewer, Response> {
+        let logged_in = self.who(headers).await?.ok_or_else(|| {
+            gate(
                 "Not logged in",
                 "This page shows the state of the homelab to those who belong to it.",
-            );
-        }
-        Err(response) => return response,
+            )
+        })?;
+        Ok(Viewer {
+            person: logged_in.session.user.to_string(),
+            role: logged_in.role(),
+            csrf: logged_in.csrf,
+        })
+    }
+
+    fn watchers(&self) -> usize {
+        self.board.watchers() + self.backups.watchers()
+    }
+}
+
+async fn overview(
+    State(dashboard): State<Dashboard>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    let viewer = dashboard.viewer(&headers).await?;
+    let snapshot = dashboard.board.snapshot().await;
+    let (seq, observed) = snapshot.map_err(|error| failed(error.as_ref()))?;
+    Ok(html(StatusCode::OK, page::overview(&observed, &viewer, seq, dashboard.clock.now())))
+}
+
+async fn all_backups(
+    State(dashboard): State<Dashboard>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    let viewer = dashboard.viewer(&headers).await?;
+    let snapshot = dashboard.backups.snapshot().await;
+    let (seq, observed) = snapshot.map_err(|error| failed(error.as_ref()))?;
+    Ok(html(StatusCode::OK, backups::page(&observed, &viewer, seq, dashboard.clock.now())))
+}
+
+async fn one_backup(
+    State(dashboard): State<Dashboard>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    let viewer = dashboard.viewer(&headers).await?;
+    let observed = dashboard.backup.observe_one(&name).await;
+    let observed = observed.map_err(|error| failed(error.as_ref()))?;
+    let Some(observed) = observed else {
+        let words = "The site file declares no such backup; `labctl backup list` shows them all.\n";
+        return Ok((StatusCode::NOT_FOUND, words).into_response());
     };
-    let (seq, observed) = match dashboard.board.snapshot().await {
-        Ok(snapshot) => snapshot,
-        Err(error) => return failed(error.as_ref()),
-    };
-    let viewer = Viewer {
-        person: logged_in.session.user.to_string(),
-        role: logged_in.role(),
-        csrf: logged_in.csrf,
-    };
-    html(StatusCode::OK, page::overview(&observed, &viewer, seq, dashboard.clock.now()))
+    Ok(html(StatusCode::OK, backups::one::page(&observed, &viewer, dashboard.clock.now())))
 }
 
 /// What a login link leads to: a button, so that a program that only looks at links does not use
@@ -156,18 +196,36 @@ async fn logout(
     }
 }
 
+async fn overview_events(State(dashboard): State<Dashboard>, headers: HeaderMap) -> Response {
+    let board = Arc::clone(&dashboard.board);
+    events(dashboard, &board, &headers).await
+}
+
+async fn backup_events(State(dashboard): State<Dashboard>, headers: HeaderMap) -> Response {
+    let board = Arc::clone(&dashboard.backups);
+    events(dashboard, &board, &headers).await
+}
+
 /// The stream that keeps a page alive.
-async fn events(State(dashboard): State<Dashboard>, headers: HeaderMap) -> Response {
-    let logged_in = match dashboard.who(&headers).await {
+async fn events<P: Live>(
+    dashboard: Dashboard,
+    board: &Arc<Board<P>>,
+    headers: &HeaderMap,
+) -> Response {
+    let logged_in = match dashboard.who(headers).await {
         Ok(Some(logged_in)) => logged_in,
         Ok(None) => return StatusCode::UNAUTHORIZED.into_response(),
         Err(response) => return response,
     };
-    if dashboard.board.watchers() >= PAGES_MAX {
+    if dashboard.watchers() >= PAGES_MAX {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many open pages\n").into_response();
     }
-    let tab = dashboard.board.watch();
-    let feed = Feed { tab, stopping: dashboard.tasks.stopping(), dashboard, logged_in };
+    let feed = Feed {
+        tab: board.watch(),
+        stopping: dashboard.tasks.stopping(),
+        sessions: dashboard.sessions,
+        logged_in,
+    };
     let frames = stream::unfold(feed, |mut feed| async {
         let frame = feed.next().await?;
         Some((Ok::<_, Infallible>(frame), feed))
@@ -179,14 +237,14 @@ async fn events(State(dashboard): State<Dashboard>, headers: HeaderMap) -> Respo
     (headers, Body::from_stream(frames)).into_response()
 }
 
-struct Feed {
-    tab: Tab,
+struct Feed<P> {
+    tab: Tab<P>,
     stopping: CancellationToken,
-    dashboard: Dashboard,
+    sessions: Sessions,
     logged_in: LoggedIn,
 }
 
-impl Feed {
+impl<P: Live> Feed<P> {
     /// The next frame; `None` when the session has ended or the controller stops.
     async fn next(&mut self) -> Option<Bytes> {
         let due = Instant::now() + PING;
@@ -194,7 +252,7 @@ impl Feed {
             frame = self.tab.next() => frame,
             () = self.stopping.cancelled() => None,
             () = tokio::time::sleep_until(due) => {
-                let is_good = self.dashboard.sessions.is_good(&self.logged_in.session).await;
+                let is_good = self.sessions.is_good(&self.logged_in.session).await;
                 is_good.unwrap_or(true).then(|| frame::comment("still there"))
             }
         }

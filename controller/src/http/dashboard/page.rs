@@ -4,12 +4,10 @@ use askama::Template;
 use jiff::Timestamp;
 
 use super::{
+    board::Live,
     moment::{Ages, Moment},
     view::{self, BackupsView, HostsView, JobsView, Observed, VerdictView},
 };
-
-/// The sections of the first page, in order: name in the stream of events, and id in the page.
-pub const SECTIONS: [&str; 4] = ["verdict", "hosts", "backups", "jobs"];
 
 /// Who looks at the page.
 #[derive(Clone, Debug)]
@@ -22,17 +20,32 @@ pub struct Viewer {
     pub csrf: String,
 }
 
-/// The sections as markup, in the order of [`SECTIONS`].
-///
-/// # Errors
-/// When a template cannot be filled, which is a bug.
-pub fn sections(observed: &Observed, ages: Ages) -> askama::Result<[String; 4]> {
-    Ok([
-        VerdictSection { verdict: view::verdict(observed, ages) }.render()?,
-        HostsSection { hosts: view::hosts(observed, ages) }.render()?,
-        BackupsSection { backups: view::backups(observed, ages) }.render()?,
-        JobsSection { jobs: view::jobs(observed, ages) }.render()?,
-    ])
+impl Live for Observed {
+    const SECTIONS: &'static [&'static str] = &["verdict", "hosts", "backups", "jobs"];
+
+    fn sections(&self, ages: Ages) -> askama::Result<Vec<String>> {
+        Ok(vec![
+            VerdictSection { verdict: view::verdict(self, ages) }.render()?,
+            HostsSection { hosts: view::hosts(self, ages) }.render()?,
+            BackupsSection { backups: view::backups(self, ages) }.render()?,
+            JobsSection { jobs: view::jobs(self, ages) }.render()?,
+        ])
+    }
+}
+
+/// What stands above every page.
+#[derive(Clone, Debug)]
+pub(super) struct Top<'a> {
+    pub(super) site: &'a str,
+    pub(super) viewer: &'a Viewer,
+    /// Path of the page.
+    pub(super) here: &'a str,
+    /// Path of the page in the navigation that it belongs to.
+    pub(super) path: &'static str,
+    /// Path of the stream that keeps the page alive; empty when nothing does.
+    pub(super) events: &'static str,
+    pub(super) seq: u64,
+    pub(super) made: Moment,
 }
 
 /// The whole first page, readable without scripts.
@@ -46,19 +59,18 @@ pub fn overview(
     now: Timestamp,
 ) -> askama::Result<String> {
     let ages = Ages::Written(now);
-    let [verdict, hosts, backups, jobs] = sections(observed, ages)?;
     let page = OverviewPage {
-        site: &observed.status.site,
+        top: Top {
+            site: &observed.status.site,
+            viewer,
+            here: "/",
+            path: "/",
+            events: "/events",
+            seq,
+            made: Moment::new(Some(now), ages),
+        },
         version: &observed.status.version,
-        person: &viewer.person,
-        role: viewer.role,
-        csrf: &viewer.csrf,
-        seq,
-        made: Moment::new(Some(now), ages),
-        verdict,
-        hosts,
-        backups,
-        jobs,
+        sections: observed.sections(ages)?,
     };
     page.render()
 }
@@ -82,17 +94,9 @@ pub fn enter(token: &str) -> askama::Result<String> {
 #[derive(Template)]
 #[template(path = "overview.html")]
 struct OverviewPage<'a> {
-    site: &'a str,
+    top: Top<'a>,
     version: &'a str,
-    person: &'a str,
-    role: &'a str,
-    csrf: &'a str,
-    seq: u64,
-    made: Moment,
-    verdict: String,
-    hosts: String,
-    backups: String,
-    jobs: String,
+    sections: Vec<String>,
 }
 
 #[derive(Template)]
@@ -207,9 +211,9 @@ mod tests {
     #[test]
     fn sections_for_many_do_not_change_while_nothing_happens() {
         let observed = Observed::default();
-        let first = sections(&observed, Ages::Counted).expect("renders");
-        assert_eq!(first, sections(&observed, Ages::Counted).expect("renders"));
-        for (name, section) in SECTIONS.iter().zip(&first) {
+        let first = observed.sections(Ages::Counted).expect("renders");
+        assert_eq!(first, observed.sections(Ages::Counted).expect("renders"));
+        for (name, section) in Observed::SECTIONS.iter().zip(&first) {
             assert!(section.starts_with(&format!("<section id=\"{name}\"")), "{section}");
         }
     }

@@ -12,7 +12,7 @@ use homelab_store::{JobFilter, PageRequest};
 use tokio::sync::{broadcast::error::RecvError, watch};
 
 use super::{
-    board::{Board, Source},
+    board::{Board, Live, Source},
     view::{Observed, RunningJob},
 };
 use crate::{app::Events, grpc, job::Jobs, overview::Overviews};
@@ -34,7 +34,7 @@ pub struct ControllerSource {
 }
 
 #[async_trait]
-impl Source for ControllerSource {
+impl Source<Observed> for ControllerSource {
     async fn observe(&self) -> Result<Observed, Box<dyn Error + Send + Sync>> {
         let overview = self.overviews.at(self.clock.now()).await?;
         let site = self.site.borrow().name().to_string();
@@ -85,7 +85,7 @@ impl ControllerSource {
 }
 
 /// Nudges the board with every change that is told.
-pub fn follow(board: &Arc<Board>, events: &Events, tasks: &Tasks) {
+pub fn follow<P: Live>(board: &Arc<Board<P>>, events: &Events, tasks: &Tasks) {
     let (board, mut changes, stopping) = (Arc::clone(board), events.follow(), tasks.stopping());
     tasks.spawn(async move {
         loop {

@@ -427,7 +427,7 @@ fn verdict_tone(verdict: Verdict) -> Tone {
     }
 }
 
-fn tally(all: usize, well: usize, word: &str) -> String {
+pub(super) fn tally(all: usize, well: usize, word: &str) -> String {
     match all {
         0 => String::new(),
         _ => format!("{well} of {all} {word}"),
@@ -435,19 +435,19 @@ fn tally(all: usize, well: usize, word: &str) -> String {
 }
 
 /// A restore may take less than a second; it is worth showing.
-fn rto(duration: SignedDuration) -> String {
+pub(super) fn rto(duration: SignedDuration) -> String {
     if duration < SignedDuration::from_secs(10) {
         return format!("{:.1} s", duration.as_secs_f64());
     }
     span(duration)
 }
 
-fn moment(at: Option<prost_types::Timestamp>) -> Option<Timestamp> {
+pub(super) fn moment(at: Option<prost_types::Timestamp>) -> Option<Timestamp> {
     let at = at?;
     Timestamp::new(at.seconds, at.nanos).ok()
 }
 
-fn duration(duration: Option<prost_types::Duration>) -> Option<SignedDuration> {
+pub(super) fn duration(duration: Option<prost_types::Duration>) -> Option<SignedDuration> {
     let duration = duration?;
     Some(SignedDuration::new(duration.seconds, duration.nanos))
 }
