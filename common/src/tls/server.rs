@@ -143,11 +143,10 @@ impl ServerOptions {
         };
         let mut config = builder.with_cert_resolver(Arc::new(self.identity.clone()));
         config.alpn_protocols = self.alpn.protocols();
-        if self.trust().is_some() {
-            // A resumed session would skip the check of the certificate.
-            config.send_tls13_tickets = 0;
-            config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        }
+        // A resumed session would skip the check of the client's certificate, and where
+        // there is none to check, connections stay open: nothing is gained by resuming.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         Ok(config)
     }
 }
