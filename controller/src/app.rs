@@ -65,6 +65,7 @@ use crate::{
     site::{CurrentSite, SiteFile},
     task::{
         Driver, Nudge,
+        copy::CopyStore,
         deny::PushDenyList,
         expiry::Expire,
         lease::{Instance, KeepLease, Lease, release},
@@ -420,6 +421,8 @@ impl Assembly {
         driver.start(Arc::new(renew));
         driver.start(Arc::new(Expire { store: Arc::clone(store), clock: Arc::clone(clock) }));
         driver.start(Arc::new(upkeep));
+        let state_dir = config.state_dir.clone();
+        driver.start(Arc::new(CopyStore { store: Arc::clone(store), state_dir }));
         driver.start_with(Arc::new(pusher), push);
         driver.start_with(Arc::new(observe), fleet.turned());
     }

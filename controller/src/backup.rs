@@ -20,13 +20,14 @@ pub mod retention;
 pub mod signer;
 mod start;
 mod status;
+pub mod timekeeping;
 mod upkeep;
 pub mod wire;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use homelab_common::{chance::Chance, clock::Clock, lifecycle::Tasks, retry::Backoff};
-use homelab_domain::site::Site;
+use homelab_domain::{ids::HostName, site::Site};
 use homelab_store::{RunError, Store, StoreError};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -43,6 +44,7 @@ use repository::Held;
 use signer::Signer;
 pub use start::{StartError, Wish};
 pub use status::{BackupStatus, ScheduleView};
+use timekeeping::{OwnHost, Timekeeping};
 
 /// What schedules and runs are built from.
 #[derive(Clone, Debug)]
@@ -59,6 +61,8 @@ pub struct Parts {
     pub site: watch::Receiver<Arc<Site>>,
     /// The backup-agents.
     pub agents: Arc<dyn BackupAgents>,
+    /// Whether the clock is kept in step.
+    pub timekeeping: Arc<dyn Timekeeping>,
     /// Tells of changes.
     pub events: Events,
     /// That this controller acts, and no other.
@@ -80,6 +84,10 @@ impl Parts {
             tasks: context.tasks.clone(),
             site: context.site.clone(),
             agents,
+            timekeeping: Arc::new(OwnHost {
+                fleet: context.fleet.clone(),
+                host: HostName::try_new(&context.config.name).ok(),
+            }),
             events: context.events.clone(),
             lease: context.lease.clone(),
             signer,
@@ -208,7 +216,7 @@ impl Backups {
     }
 
     /// Hosts of backups whose agent does not answer, and why.
-    fn silent(&self, site: &Site) -> BTreeMap<homelab_domain::ids::HostName, String> {
+    fn silent(&self, site: &Site) -> BTreeMap<HostName, String> {
         let hosts = site.backups().iter().flat_map(|backup| [&backup.host, backup.drilled_on()]);
         hosts
             .filter_map(|host| Some((host.clone(), self.0.parts.agents.answers(host).err()?)))

@@ -4,6 +4,7 @@
 //! only *when*, never *what*, so that "it changed" and "we restarted" are the same code path. The
 //! last result of each is kept for `labctl task list`.
 
+pub mod copy;
 pub mod deny;
 pub mod expiry;
 pub mod lease;

@@ -128,6 +128,8 @@ reasons! {
     ROWS_COLLAPSED;
     /// A clock was moved, so that times do not say what came first.
     CLOCK_MOVED;
+    /// No time source keeps the controller's clock in step, so that ages cannot be trusted.
+    CLOCK_UNSYNCHRONIZED;
     /// What is known of the snapshots is old or was found wrong.
     UNVERIFIED_EVIDENCE;
     /// A repository has no room.

@@ -128,6 +128,8 @@ pub struct Request<'a> {
     pub acknowledged: &'a [Acknowledgement],
     /// The time.
     pub now: Timestamp,
+    /// Whether a time source keeps the clock that says so in step; none when nobody can tell.
+    pub clock_in_step: Option<bool>,
 }
 
 /// What becomes of a snapshot.

@@ -50,6 +50,7 @@ mod agent;
 mod enrolment;
 mod life;
 mod postgres;
+mod restore;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(1);

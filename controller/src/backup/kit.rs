@@ -2,10 +2,11 @@
 
 use homelab_domain::{
     evidence::{Fact, StatementKind},
+    ids::RequestId,
     recovery::{ColdStart, KitProof, ProofItem, cold_start},
     site::Site,
 };
-use homelab_store::{Attestation, PageRequest, StoreError};
+use homelab_store::{Attestation, PageRequest, Remembered, StoreError};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -97,12 +98,18 @@ impl Backups {
         Ok(newest.items.first().and_then(proof_of))
     }
 
-    /// Keeps what a person tried with the kit, signed.
+    /// Keeps what a person tried with the kit, signed. Idempotent by the id of the call: the same call
+    /// again gets the proof of the first; another one with the same id gets none.
     ///
     /// # Errors
     ///
     /// The store failed.
-    pub async fn record_kit_proof(&self, proof: KitProof) -> Result<KitProof, StoreError> {
+    pub async fn record_kit_proof(
+        &self,
+        proof: KitProof,
+        call: RequestId,
+        digest: [u8; 32],
+    ) -> Result<Option<KitProof>, StoreError> {
         let parts = self.parts();
         let items = proof.items.iter();
         let items = items.map(|one| (one.secret.clone(), one.opened, one.message.clone()));
@@ -112,10 +119,23 @@ impl Backups {
             items: items.collect(),
         };
         let mut tx = parts.store.begin().await?;
-        attest(tx.as_mut(), &parts.signer, proof.at, &fact).await?;
+        let remembered = tx.requests().remember(call, &digest, proof.at).await?;
+        match remembered {
+            Remembered::New => {}
+            Remembered::Other => return Ok(None),
+            Remembered::Same { answer } => {
+                // The answer is the place of the statement in the chain.
+                let place = answer.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
+                let Some(place) = place.map(u64::from_be_bytes) else { return Ok(Some(proof)) };
+                let kept = tx.attestations().after(place.saturating_sub(1), 1).await?;
+                return Ok(Some(kept.first().and_then(proof_of).unwrap_or(proof)));
+            }
+        }
+        let kept = attest(tx.as_mut(), &parts.signer, proof.at, &fact).await?;
+        tx.requests().answer(call, &kept.sequence.to_be_bytes()).await?;
         tx.commit().await?;
         self.changed();
-        Ok(proof)
+        Ok(Some(proof))
     }
 
     /// When the next proof is due: at once, while there is none.

@@ -139,6 +139,7 @@ impl Backups {
             holdings: &holdings,
             acknowledged: &acknowledged,
             now: self.now(),
+            clock_in_step: self.parts().timekeeping.is_synchronized(),
         }))
     }
 

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::{
     BackupStatus, Backups, Pace, Parts, StartError, Wish, agents::BackupAgents,
     fire::FireSchedules, follow::FollowRuns, repository::ReadRepositories, signer::Signer,
+    timekeeping::Timekeeping,
 };
 use crate::{
     app::Events,
@@ -160,6 +161,16 @@ impl Lab {
     }
 }
 
+/// A clock that is kept in step.
+#[derive(Debug)]
+struct InStep;
+
+impl Timekeeping for InStep {
+    fn is_synchronized(&self) -> Option<bool> {
+        Some(true)
+    }
+}
+
 /// A controller's schedules with its store in a folder.
 pub(crate) async fn controller(
     folder: &tempfile::TempDir,
@@ -184,6 +195,7 @@ async fn controller_of(
     let tasks = Tasks::default();
     let milli = Duration::from_millis(1);
     let parts = Parts {
+        timekeeping: Arc::new(InStep),
         lease: Lease::acquire(store.as_ref(), "test", now).await.expect("the lease"),
         store,
         clock: Arc::new(clock.clone()),

@@ -32,4 +32,4 @@ pub use noun::{
     tokens::{NewToken, Token, TokenUse, Tokens},
 };
 pub use page::{Cursor, InvalidCursor, Page, PageRequest};
-pub use store::{InvalidStoreUrl, Store, StoreUrl, Tx, open};
+pub use store::{Copied, InvalidStoreUrl, Store, StoreUrl, Tx, open};

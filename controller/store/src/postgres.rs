@@ -1,6 +1,6 @@
 //! The back end for a site that has PostgreSQL, or wants a standby controller.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
@@ -11,7 +11,7 @@ use sqlx::{
 use crate::{
     error::StoreError,
     sql::{Conn, Dialect, SqlTx, migrator, schema_error, store_error},
-    store::{Store, Tx},
+    store::{Copied, Store, Tx},
 };
 
 /// Connections of one controller at most.
@@ -95,5 +95,9 @@ impl Store for Postgres {
 
     async fn close(&self) {
         self.pool.close().await;
+    }
+
+    async fn copy_to(&self, _path: &Path) -> Result<Copied, StoreError> {
+        Ok(Copied::Elsewhere)
     }
 }

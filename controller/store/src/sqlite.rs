@@ -17,7 +17,7 @@ use sqlx::{
 use crate::{
     error::StoreError,
     sql::{Conn, Dialect, SqlTx, migrator, schema_error, store_error},
-    store::{Store, Tx},
+    store::{Copied, Store, Tx},
 };
 
 /// How long a transaction waits for its turn.
@@ -92,6 +92,23 @@ impl Store for Sqlite {
         self.readers.close().await;
         self.writer.close().await;
     }
+
+    async fn copy_to(&self, path: &Path) -> Result<Copied, StoreError> {
+        let new = beside(path, ".new");
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
+            _ => private_file(&new).map_err(io_error)?,
+        }
+        // SQLite takes an empty file for none, and writes what one reader sees.
+        let name = new.to_str().ok_or_else(|| corrupt(&new, "its name is not UTF-8"))?;
+        let copying = sqlx::query("VACUUM INTO ?").bind(name).execute(&self.readers).await;
+        copying.map_err(|error| store_error("copy the store", error))?;
+        let copy = fs::File::open(&new).map_err(io_error)?;
+        copy.sync_all().map_err(io_error)?;
+        let bytes = copy.metadata().map_err(io_error)?.len();
+        put_in_place(&new, path)?;
+        Ok(Copied::Whole { bytes })
+    }
 }
 
 /// How the writing connection is set up.
@@ -130,7 +147,12 @@ async fn create(path: &Path) -> Result<(), StoreError> {
         .map_err(|error| store_error("make a new store", error))?;
     migrator(Dialect::Sqlite).run(&pool).await.map_err(schema_error)?;
     pool.close().await;
-    fs::rename(&new, path).map_err(io_error)?;
+    put_in_place(&new, path)
+}
+
+/// Gives a file that is whole its name, for good.
+fn put_in_place(new: &Path, path: &Path) -> Result<(), StoreError> {
+    fs::rename(new, path).map_err(io_error)?;
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error)
 }

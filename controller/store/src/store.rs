@@ -1,6 +1,11 @@
 //! The store and its transactions.
 
-use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 
@@ -30,6 +35,23 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Waits for open transactions and closes the connections. Afterwards every
     /// call answers [`StoreError::Busy`].
     async fn close(&self);
+
+    /// Puts a copy of everything, as of one moment, in the place of the file at `path`; a
+    /// store can be opened from it. After an error, what was there before is still there.
+    /// A server has means of its own, and is left alone.
+    async fn copy_to(&self, path: &Path) -> Result<Copied, StoreError>;
+}
+
+/// What became of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// It is in place.
+    Whole {
+        /// Its size.
+        bytes: u64,
+    },
+    /// The store lies in a server, which is backed up as such.
+    Elsewhere,
 }
 
 /// One transaction. Dropped without [`Tx::commit`], it leaves nothing behind.

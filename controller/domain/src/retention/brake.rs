@@ -41,6 +41,8 @@ crate::words! {
         RowsCollapsed = "ROWS_COLLAPSED",
         /// A clock was moved: the order of times is not the order of snapshots.
         ClockMoved = "CLOCK_MOVED",
+        /// No time source keeps the clock in step that ages are measured with.
+        ClockUnsynchronized = "CLOCK_UNSYNCHRONIZED",
         /// What is known of the snapshots is old, or the last drill failed.
         UnverifiedEvidence = "UNVERIFIED_EVIDENCE",
         /// The repository has no room, so that nobody knows what the next run leaves.
@@ -61,6 +63,7 @@ impl BrakeKind {
             Self::SizesCollapsed => Reason::SIZES_COLLAPSED,
             Self::RowsCollapsed => Reason::ROWS_COLLAPSED,
             Self::ClockMoved => Reason::CLOCK_MOVED,
+            Self::ClockUnsynchronized => Reason::CLOCK_UNSYNCHRONIZED,
             Self::UnverifiedEvidence => Reason::UNVERIFIED_EVIDENCE,
             Self::RepositoryFull => Reason::REPOSITORY_FULL,
             Self::SnapshotVanished => Reason::SNAPSHOT_VANISHED,
@@ -71,7 +74,13 @@ impl BrakeKind {
     /// Whether a person may let it go. The others are let go by putting things right.
     #[must_use]
     pub const fn is_acknowledgeable(self) -> bool {
-        !matches!(self, Self::NewestTooOld | Self::UnverifiedEvidence | Self::RepositoryFull)
+        !matches!(
+            self,
+            Self::NewestTooOld
+                | Self::ClockUnsynchronized
+                | Self::UnverifiedEvidence
+                | Self::RepositoryFull
+        )
     }
 }
 
@@ -127,6 +136,11 @@ pub(super) fn all(request: &Request<'_>, holding: &Holding, plan: &Plan) -> Vec<
     let mut found = Vec::new();
     found.extend(newest_too_old(request, &verified));
     found.extend(collapsed(&verified));
+    if request.clock_in_step == Some(false) {
+        let message = "no time source keeps the controller's clock in step: its host needs NTP, then \
+                       retention goes on";
+        found.push((BrakeKind::ClockUnsynchronized, String::new(), message.to_owned()));
+    }
     found.extend(clock_moved(request.now, &verified, &holding.evidence));
     found.extend(unverified(request.now, &holding.evidence));
     if holding.evidence.is_full {

@@ -55,7 +55,8 @@ fn planned(
 ) -> Vec<Plan> {
     let backup = BackupName::try_new("wiki").unwrap();
     let rpo = Duration::from_hours(26);
-    plan(&Request { backup: &backup, policy, rpo, holdings, acknowledged, now })
+    let clock_in_step = Some(true);
+    plan(&Request { backup: &backup, policy, rpo, holdings, acknowledged, now, clock_in_step })
 }
 
 fn one(snapshots: Vec<Candidate>) -> Plan {
@@ -205,6 +206,35 @@ fn pitfall_22_a_clock_that_was_set_back_stops_retention_and_never_shortens_a_qua
         assert!(brakes(&plan).contains(&BrakeKind::ClockMoved));
         assert_eq!(plan.to_delete().count(), 0);
     }
+}
+
+#[test]
+fn pitfall_22_a_clock_that_nothing_keeps_in_step_stops_retention_until_something_does() {
+    let backup = BackupName::try_new("wiki").unwrap();
+    let (policy, holdings) = (policy(), [holding("nas", days(30))]);
+    // That somebody let it go once does not help: only time does.
+    let acknowledged = [Acknowledgement {
+        kind: BrakeKind::ClockUnsynchronized,
+        subject: String::new(),
+        by: "ada".to_owned(),
+    }];
+    let braked = |clock_in_step| {
+        let rpo = Duration::from_hours(26);
+        let (policy, acknowledged) = (&policy, &acknowledged);
+        let request = Request {
+            backup: &backup,
+            policy,
+            rpo,
+            holdings: &holdings,
+            acknowledged,
+            now: now(),
+            clock_in_step,
+        };
+        plan(&request).remove(0).braked_by().map(|brake| brake.kind)
+    };
+    assert_eq!(braked(Some(false)), Some(BrakeKind::ClockUnsynchronized));
+    assert_eq!(braked(Some(true)), None);
+    assert_eq!(braked(None), None, "many hosts cannot tell");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use homelab_domain::{
     drill::DrillAge,
     evidence::StatementKind,
-    ids::{HostName, RepositoryName},
+    ids::{HostName, RepositoryName, RequestId},
     recovery::{KitProof, ProofItem},
     site::Backup,
 };
@@ -318,7 +318,17 @@ async fn pitfall_37_a_kit_that_nobody_proved_is_a_gap_until_somebody_does() {
         fingerprint: lab.backups.kit_fingerprint(),
         items: vec![item],
     };
-    lab.backups.record_kit_proof(proof.clone()).await.expect("kept");
+    let call = |number: u128| RequestId::from(Uuid::from_u128(number));
+    let record = async |proof: &KitProof, digest: u8| {
+        let kept = lab.backups.record_kit_proof(proof.clone(), call(1), [digest; 32]).await;
+        kept.expect("the store answers")
+    };
+    assert_eq!(record(&proof, 1).await, Some(proof.clone()));
+    // The same call comes again, later, since its answer was lost: nothing is stated twice.
+    let again = KitProof { at: proof.at + jiff::SignedDuration::from_secs(9), ..proof.clone() };
+    assert_eq!(record(&again, 1).await, Some(proof.clone()));
+    assert_eq!(record(&again, 2).await, None, "the id is of another call");
+    assert_eq!(lab.stated(StatementKind::KitProof).await.len(), 1);
     assert_eq!(lab.backups.last_kit_proof().await.expect("the store answers"), Some(proof));
     assert!(!lab.gaps().await.iter().any(|gap| gap.starts_with("KIT")));
     lab.clock.advance(Duration::from_secs(32 * 24 * 3600));

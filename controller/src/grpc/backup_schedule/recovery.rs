@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use homelab_domain::{
     drill::DrillAge,
     evidence::StatementKind,
+    ids::RequestId,
     recovery::{ColdStart, KitProof, ProofItem, Step, Subject},
     risk::BackupRisk,
     run::DrillVerdict,
@@ -13,19 +14,16 @@ use homelab_domain::{
 };
 use homelab_proto::{backup::v1 as agent, controller::v1 as pb};
 use homelab_store::{Attestation, PageRequest};
+use prost::Message as _;
 use serde_json::Value;
 use tonic::Status;
 
-use super::{
-    BackupScheduleApi,
-    commands::{self, location, quoted},
-    invalid, run_id, strategy,
-};
+use super::{BackupScheduleApi, commands, invalid, strategy};
 use crate::{
     backup::{
         BackupStatus,
         convert::{span_message, time_message},
-        evidence,
+        evidence::{self, sha256},
         kit::KitRepository,
     },
     ca::issue::hex,
@@ -123,7 +121,11 @@ impl BackupScheduleApi {
         by: String,
         call: &str,
     ) -> Result<pb::RecordKitProofResponse, Status> {
-        run_id("request_id", &request.request_id)?;
+        let id = request.request_id.parse::<RequestId>();
+        let id = id.map_err(|error| invalid("request_id", &error.to_string()))?;
+        let digest = sha256(
+            &[b"RecordKitProof ", by.as_bytes(), b" ", request.encode_to_vec().as_slice()].concat(),
+        );
         if request.items.is_empty() || request.items.len() > ITEMS_MAX {
             return Err(invalid("items", "1 to 200 secrets that were tried are wanted"));
         }
@@ -146,9 +148,10 @@ impl BackupScheduleApi {
             fingerprint: request.fingerprint,
             items: items.collect(),
         };
-        // A proof that is sent twice is the newest twice.
-        let proof = self.backups.record_kit_proof(proof).await;
-        let proof = proof.map_err(|error| error.into_status(call))?;
+        let proof = self.backups.record_kit_proof(proof, id, digest).await;
+        let proof = proof
+            .map_err(|error| error.into_status(call))?
+            .ok_or_else(|| invalid("request_id", "an id that no other call has used is wanted"))?;
         let missing = proof.left_out(&self.backups.site());
         Ok(pb::RecordKitProofResponse { proof: Some(proof_message(&proof)), missing })
     }
@@ -160,7 +163,6 @@ impl BackupScheduleApi {
 
 pub(super) fn kit_repository(repository: &KitRepository) -> pb::KitRepository {
     let declared = &repository.declared;
-    let place = quoted(&location(repository));
     pb::KitRepository {
         name: declared.name.to_string(),
         location: declared.description.clone(),
@@ -169,10 +171,7 @@ pub(super) fn kit_repository(repository: &KitRepository) -> pb::KitRepository {
         medium: declared.medium.clone(),
         place: declared.place.clone(),
         secret: declared.secret.as_ref().map(ToString::to_string).unwrap_or_default(),
-        commands: vec![
-            format!("restic -r {place} snapshots --tag verified"),
-            format!("restic -r {place} check --read-data"),
-        ],
+        commands: commands::repository_commands(repository),
     }
 }
 

@@ -427,8 +427,15 @@ async fn the_strategy_and_the_kit_say_what_is_where() {
         fingerprint: before.fingerprint.clone(),
         items: vec![item],
     };
-    let kept = lab.api.record_kit_proof(lab.as_ada(proof)).await.expect("kept").into_inner();
+    let again = lab.as_ada(proof.clone());
+    let kept =
+        lab.api.record_kit_proof(lab.as_ada(proof.clone())).await.expect("kept").into_inner();
     assert!(kept.missing.is_empty());
+    let same = lab.api.record_kit_proof(again).await.expect("the same").into_inner();
+    assert_eq!(same, kept, "a call that comes twice is one proof");
+    let other = pb::RecordKitProofRequest { fingerprint: "ab".repeat(32), ..proof };
+    let refused = lab.api.record_kit_proof(lab.as_ada(other)).await.expect_err("another call");
+    assert_eq!(refused.code(), Code::InvalidArgument);
     let after = kit().await;
     assert_eq!(after.fingerprint, before.fingerprint);
     assert!(after.last_proof.is_some_and(|proof| proof.passed && proof.by.contains("ada")));

@@ -1,7 +1,7 @@
 //! What stays, and what does not.
 
 use homelab_domain::ids::JobId;
-use homelab_store::{StoreError, StoreUrl, open};
+use homelab_store::{Copied, StoreError, StoreUrl, open};
 
 use crate::bench::{Bench, PLENTY, crash_image, job, uuid};
 
@@ -175,4 +175,28 @@ mod file {
         let error = open(&url).await.map(drop).unwrap_err();
         assert!(matches!(error, StoreError::Other { .. }), "{error:?}");
     }
+}
+
+pub(crate) async fn a_copy_is_the_whole_store_as_of_one_moment(bench: &Bench) {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("copy.db");
+    let kept = bench.submit(job(1)).await.id();
+    // A transaction that has not ended is no part of it, and does not hold it up.
+    let mut tx = bench.store.begin().await.unwrap();
+    tx.jobs().submit(&job(2), PLENTY).await.unwrap();
+    let copied = bench.store.copy_to(&place).await.unwrap();
+    tx.commit().await.unwrap();
+    if !bench.is_sqlite() {
+        assert_eq!((copied, place.exists()), (Copied::Elsewhere, false));
+        return;
+    }
+    assert_eq!(copied, Copied::Whole { bytes: std::fs::metadata(&place).unwrap().len() });
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    let image = StoreUrl::Sqlite(place.clone());
+    assert!(has(&image, kept).await);
+    assert!(!has(&image, job(2).id).await);
+    // The next takes its place, whatever a crash left of one before.
+    std::fs::write(folder.path().join("copy.db.new"), "half").unwrap();
+    bench.store.copy_to(&place).await.unwrap();
+    assert!(has(&image, job(2).id).await);
 }

@@ -89,6 +89,7 @@ promises! {
         one_of_many_controllers_leads,
     }
     durable {
+        a_copy_is_the_whole_store_as_of_one_moment,
         what_was_not_committed_is_gone,
         connections_that_broke_while_idle_are_passed_over,
         a_reader_sees_one_moment,
