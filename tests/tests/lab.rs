@@ -2,6 +2,9 @@
 
 #![expect(clippy::expect_used, reason = "a test may stop at the first surprise")]
 
+#[path = "lab/labctl_backup.rs"]
+mod labctl_backup;
+
 use std::net::SocketAddr;
 
 use anyhow::Context as _;

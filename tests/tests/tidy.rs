@@ -3,6 +3,9 @@
 
 #![expect(clippy::expect_used, reason = "a test may stop at the first surprise")]
 
+#[path = "tidy/commands.rs"]
+mod commands;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

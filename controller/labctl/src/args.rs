@@ -56,7 +56,7 @@ const EXAMPLES: &str = "Examples:
   labctl backup risk                what would I lose right now?
   labctl backup run wiki --wait     back up now and wait for the proof
   labctl recovery-kit show          what to print and put away
-  labctl ask 'why is the sky blue?' ask the first model that answers
+  labctl ask 'why is it so?'        ask the first model that answers
   labctl host enroll x99            the line to paste on a new host
 
 `labctl VERB --help` shows more; `labctl doctor` says why something does not work.";

@@ -115,7 +115,7 @@ fn by_exit(exit: Exit) -> Option<String> {
     match exit {
         Exit::Unreachable => Some("labctl doctor".to_owned()),
         Exit::Unknown => Some(
-            "labctl audit list shows whether it took effect; the same command is safe to repeat"
+            "`labctl audit list` shows whether it took effect; the same command is safe to repeat"
                 .to_owned(),
         ),
         Exit::Denied => Some("labctl login".to_owned()),

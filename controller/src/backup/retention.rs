@@ -56,7 +56,7 @@ pub enum RetentionError {
     #[error("the site file does not say how much of `{0}` is kept, so that nothing is given up")]
     NoPolicy(BackupName),
     /// What is there is not what was planned on.
-    #[error("the plan has changed since; ask for the plan of `{0}` again")]
+    #[error("the plan has changed since; look at it again with `labctl backup retention plan {0}`")]
     Stale(BackupName),
     /// Something about the newest snapshots is not as it was.
     #[error("nothing is given up now: {}", _0.message)]

@@ -304,28 +304,29 @@ impl Around {
             if brake.kind == BrakeKind::TooManyAtOnce && backup.keep.is_none() {
                 continue;
             }
-            let command = format!("labctl backup snapshots {name}");
+            let command = format!("labctl backup retention plan {name}");
             let message = format!("in `{}`: {}", plan.repository, brake.message);
             add(Verdict::Warning, reason, message, command);
         }
         if !backup.copies.is_empty() && !copies.rule.is_met() {
             let message =
                 format!("its copies do not make 3-2-1: {}", copies.rule.missing.join(", "));
-            let command = "labctl backup risk".to_owned();
+            let command = format!("labctl backup copies {name}");
             add(Verdict::Warning, Reason::COPIES_MISSING, message, command);
         }
         for repository in backup.repositories() {
             let damage = self.scrubs.get(repository).and_then(|scrub| scrub.problems.first());
             if let Some(damage) = damage {
                 let message = format!("`{repository}` is damaged: {damage}");
-                let command = format!("labctl backup verify {name}");
+                let command =
+                    format!("labctl backup verify {name} --repository {repository} --read-data");
                 add(Verdict::Critical, Reason::REPOSITORY_DAMAGED, message, command);
             }
         }
         if !self.cold_start.reaches(&Subject::Backup(name.clone())) {
             let told = self.cold_start.loops.first().map(ToString::to_string).unwrap_or_default();
             let message = format!("it could not be restored after everything was lost: {told}");
-            let command = "labctl backup risk".to_owned();
+            let command = "labctl recovery-kit show".to_owned();
             add(Verdict::Critical, Reason::RECOVERY_LOOP, message, command);
         }
         let is_opened_by_kit = backup
@@ -345,7 +346,7 @@ fn add_trouble(trouble: Option<(Timestamp, String)>, risk: &mut BackupRisk) {
         verdict: Verdict::Warning,
         because: Because::new(Reason::REPOSITORY_UNAVAILABLE, message),
         since: Some(since),
-        command: format!("labctl backup verify {}", risk.backup),
+        command: format!("labctl backup repositories {}", risk.backup),
     });
 }
 

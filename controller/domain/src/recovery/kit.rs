@@ -65,7 +65,7 @@ pub fn proof_gap(
         verdict,
         because: Because::new(reason, message),
         since,
-        command: "labctl backup risk".to_owned(),
+        command: "labctl recovery-kit prove".to_owned(),
     };
     let Some(proof) = newest else {
         let message = "nobody has proved that the recovery kit opens the repositories";

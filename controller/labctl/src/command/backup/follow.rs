@@ -217,5 +217,5 @@ fn failed(action: &str, failure: &common::Failure) -> Failure {
 /// The stream ended without its last message.
 pub(super) fn cut_off(action: &str) -> Failure {
     Failure::new(Exit::Unknown, format!("{action}: the answer broke off before its end"))
-        .next("labctl backup runs shows how it ended")
+        .next("`labctl backup runs` shows how it ended")
 }

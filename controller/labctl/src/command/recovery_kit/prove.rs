@@ -42,6 +42,7 @@ pub(super) async fn run(lab: &Lab, args: ProveArgs) -> Result<Exit, Failure> {
     }
     let items = items(&trials);
     if items.is_empty() {
+        output::say(rows(&trials).text().trim_end());
         return Err(Failure::new(Exit::Usage, "nothing was tried")
             .next("labctl recovery-kit prove --secrets FOLDER; --help shows what lies in it"));
     }
@@ -134,7 +135,7 @@ async fn tried(
     }
     let opens: Vec<_> = kit.repositories.iter().filter(|one| one.secret == secret.name).collect();
     if opens.is_empty() {
-        let why = "labctl cannot try this one: try it, then say --opened or --failed";
+        let why = "nothing here can try it: do so by hand, then say --opened or --failed";
         return Tried::Not(why.to_owned());
     }
     let mut each = Vec::new();
