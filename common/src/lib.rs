@@ -30,6 +30,7 @@ pub mod lifecycle;
 pub mod rate;
 pub mod retry;
 pub mod secret;
+pub mod split;
 pub mod telemetry;
 pub mod tls;
 

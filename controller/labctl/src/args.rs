@@ -24,7 +24,7 @@ pub use self::{
     host::{DoctorArgs, EnrollArgs, HostCommand, KindWord, NameArgs},
     job::{AskArgs, JobArgs, JobCommand, JobListArgs, ModelCommand, TierWord},
     login::{InitArgs, LoginArgs, RoleWord},
-    recovery::{DocsCommand, KitCommand, ProveArgs, RenderArgs},
+    recovery::{DocsCommand, JoinArgs, KitCommand, PrintArgs, ProveArgs, RenderArgs},
     site::{
         AuditCommand, AuditListArgs, CaCommand, CompletionsArgs, ManArgs, RevokeArgs, TaskCommand,
     },

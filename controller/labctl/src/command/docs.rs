@@ -81,21 +81,4 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_document_that_a_person_wrote_is_left_alone() {
-        let folder = tempfile::tempdir().expect("folder");
-        let path = folder.path().join(STRATEGY);
-        assert!(ours_or_nothing(&path).is_ok(), "there is nothing yet");
-        write(&path, &format!("{MARK}# Ours\n")).expect("written");
-        assert!(ours_or_nothing(&path).is_ok());
-        fs::write(&path, "# Mine\n").expect("written");
-        let Err(Failure::Said(trouble)) = ours_or_nothing(&path) else {
-            panic!("it is a person's")
-        };
-        assert!(trouble.what.contains(STRATEGY), "{}", trouble.what);
-        assert_eq!(fs::read_dir(folder.path()).expect("folder").count(), 1, "nothing half-written");
-    }
-}
+mod tests;

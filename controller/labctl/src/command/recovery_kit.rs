@@ -1,8 +1,11 @@
 //! `labctl recovery-kit …`.
 
+mod code;
 mod open;
 mod paper;
+mod print;
 mod prove;
+mod sheet;
 
 use homelab_common::exit::Exit;
 use homelab_proto::controller::v1::{GetRecoveryKitRequest, GetRecoveryKitResponse};
@@ -22,6 +25,8 @@ use crate::{
 pub async fn run(lab: &Lab, command: KitCommand) -> Result<Exit, Failure> {
     match command {
         KitCommand::Show => show(lab).await,
+        KitCommand::Print(args) => print::print(lab, args).await,
+        KitCommand::Join(args) => print::join_shares(&args),
         KitCommand::Prove(args) => prove::run(lab, args).await,
     }
 }

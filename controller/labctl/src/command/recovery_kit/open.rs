@@ -137,7 +137,8 @@ fn der(text: &str, kind: &str) -> Option<Vec<u8>> {
     STANDARD.decode(inside.split_whitespace().collect::<String>()).ok()
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, String> {
+/// A small file.
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, String> {
     let told = |error: std::io::Error| format!("{}: {error}", file.display());
     if fs::metadata(file).map_err(told)?.len() > FILE_BYTES_MAX {
         return Err(format!("{} is larger than 64 KiB", file.display()));

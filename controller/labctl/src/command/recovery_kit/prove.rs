@@ -14,6 +14,7 @@ use homelab_proto::controller::v1::{
 use super::{
     get,
     open::{self, Tried},
+    print::{Lent, shared},
 };
 use crate::{
     args::ProveArgs,
@@ -126,11 +127,30 @@ async fn tried(
     if args.opened.contains(&secret.name) {
         return Tried::Opened("tried by hand".to_owned());
     }
-    let Some(file) = args.secrets.as_deref().and_then(|folder| file_of(folder, &secret.name))
-    else {
-        return Tried::Not(format!("no file `{}` in the folder of --secrets", secret.name));
+    let Some(folder) = args.secrets.as_deref() else {
+        return Tried::Not("no folder was given: --secrets FOLDER".to_owned());
     };
-    if let Some(tried) = open::root_key(&file, &kit.ca_root_pem) {
+    if let Some(file) = file_of(folder, &secret.name) {
+        return open_all(exec, kit, secret, args, &file).await;
+    }
+    // Not the secret itself; two of its shares are as good, in a file that lasts as long as this try.
+    match shared(folder, &secret.name).map(|joined| Lent::new(&joined?, &secret.name)) {
+        None => Tried::Not(format!("no file `{}` in the folder of --secrets", secret.name)),
+        Some(Err(Failure::Said(trouble))) => Tried::Refused(trouble.what),
+        Some(Err(Failure::Shown)) => Tried::Not("the shares could not be read".to_owned()),
+        Some(Ok(lent)) => open_all(exec, kit, secret, args, lent.path()).await,
+    }
+}
+
+/// Tries the secret in a file on everything that it opens.
+async fn open_all(
+    exec: &dyn Exec,
+    kit: &GetRecoveryKitResponse,
+    secret: &KitSecret,
+    args: &ProveArgs,
+    file: &Path,
+) -> Tried {
+    if let Some(tried) = open::root_key(file, &kit.ca_root_pem) {
         return tried;
     }
     let opens: Vec<_> = kit.repositories.iter().filter(|one| one.secret == secret.name).collect();
@@ -141,7 +161,7 @@ async fn tried(
     let mut each = Vec::new();
     for repository in opens {
         each.push(match place_of(repository, args) {
-            Some(place) => open::repository(exec, &args.restic, repository, &place, &file).await,
+            Some(place) => open::repository(exec, &args.restic, repository, &place, file).await,
             None => Tried::Not(format!(
                 "{0} is out of reach from here: --repository {0}=PLACE",
                 repository.name
@@ -160,7 +180,8 @@ fn place_of(repository: &KitRepository, args: &ProveArgs) -> Option<String> {
     paths.map(|(_, path)| path).find(|path| Path::new(path).is_dir()).map(str::to_owned)
 }
 
-fn file_of(folder: &Path, secret: &str) -> Option<PathBuf> {
+/// The file of a secret in a folder.
+pub(super) fn file_of(folder: &Path, secret: &str) -> Option<PathBuf> {
     let names = ENDINGS.iter().map(|ending| folder.join(format!("{secret}{ending}")));
     names.into_iter().find(|path| path.is_file())
 }
