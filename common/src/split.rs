@@ -232,14 +232,15 @@ mod tests {
         let [share, ..] = shares(b"correct horse", 7);
         let text = share.to_string();
         assert!(text.starts_with("share-2-of-3:nas-key:1:"), "{text}");
-        let typed = format!(" {}\n{} ", &text[..30], &text[30..]);
+        let (before, after) = text.split_at(30);
+        let typed = format!(" {before}\n{after} ");
         assert_eq!(typed.parse::<Share>(), Ok(share));
         for at in 0..text.len() {
             let mut wrong = text.clone().into_bytes();
             wrong[at] = if wrong[at] == b'0' { b'1' } else { b'0' };
             let wrong = String::from_utf8(wrong).expect("text");
             assert!(wrong.parse::<Share>().is_err(), "{wrong}");
-            assert!(text[..at].parse::<Share>().is_err(), "cut after {at}");
+            assert!(text.split_at(at).0.parse::<Share>().is_err(), "cut after {at}");
         }
     }
 
