@@ -5,6 +5,7 @@ mod door;
 mod error;
 mod push_back;
 mod retention;
+mod spool;
 mod standing;
 mod sweep;
 #[cfg(test)]

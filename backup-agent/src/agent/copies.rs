@@ -35,6 +35,9 @@ use crate::{
 /// Between two looks at what is still to be copied.
 const REPLICATE_EVERY: Duration = Duration::from_secs(300);
 
+/// Before the next look after one that left something, twice as long each time.
+const RETRY_MIN: Duration = Duration::from_secs(10);
+
 /// What a repository is to a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyRole {
@@ -105,13 +108,16 @@ impl Copies {
         self.wanted.notify_one();
     }
 
-    fn note(&self, backup: &Name, to: &Name, failure: Option<Failure>) {
+    /// Keeps how an attempt ended, and says whether that is another end than before.
+    fn note(&self, backup: &Name, to: &Name, failure: Option<Failure>) -> bool {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (backup.clone(), to.clone());
-        match failure {
+        let reason = failure.as_ref().map(|failure| failure.reason);
+        let before = match failure {
             Some(failure) => failures.insert(key, failure),
             None => failures.remove(&key),
         };
+        before.map(|failure| failure.reason) != reason
     }
 
     fn failure(&self, backup: &Name, to: &Name) -> Option<Failure> {
@@ -161,21 +167,23 @@ impl Declared {
 }
 
 impl Agent {
-    /// Copies what is to be copied, after each run and every few minutes, until
-    /// `stopping`.
+    /// Copies what is to be copied, after each run, every few minutes, and sooner while
+    /// something could not be, until `stopping`.
     pub async fn keep_copying(self: Arc<Self>, stopping: CancellationToken) {
-        let mut ticks = tokio::time::interval(REPLICATE_EVERY);
+        let mut failed = 0;
         loop {
-            tokio::select! {
-                () = stopping.cancelled() => return,
-                _ = ticks.tick() => {}
-                () = self.copies.wanted.notified() => {}
-            }
+            let mut is_settled = true;
             for declared in self.backups.values() {
                 tokio::select! {
                     () = stopping.cancelled() => return,
-                    () = self.replicate(declared) => {}
+                    settled = self.replicate(declared) => is_settled &= settled,
                 }
+            }
+            failed = if is_settled { 0 } else { failed + 1 };
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(pause_after(failed)) => {}
+                () = self.copies.wanted.notified() => failed = 0,
             }
         }
     }
@@ -187,27 +195,38 @@ impl Agent {
         }
     }
 
-    pub(super) async fn replicate(&self, declared: &Declared) {
+    /// Says whether nothing is left to do.
+    pub(super) async fn replicate(&self, declared: &Declared) -> bool {
         let name = &declared.backup.name;
         let primary = &declared.backup.repository;
+        let mut is_settled = true;
         if let Some(spool) = &declared.spool {
             let drained = self.drain(name, spool, primary).await;
-            self.noted(name, primary, drained);
+            let is_drained = drained.is_ok();
+            is_settled &= self.noted(name, primary, drained);
+            if is_drained {
+                is_settled &= self.free_spool(spool).await;
+            }
         }
         for copy in &declared.copies {
             let copied = self.catch_up(declared, copy).await;
-            self.noted(name, copy, copied);
+            is_settled &= self.noted(name, copy, copied);
         }
+        is_settled
     }
 
-    fn noted(&self, backup: &Name, to: &Arc<dyn Repository>, done: Result<(), Failure>) {
-        if let Err(failure) = &done {
+    fn noted(&self, backup: &Name, to: &Arc<dyn Repository>, done: Result<(), Failure>) -> bool {
+        let (is_done, failure) = (done.is_ok(), done.err());
+        // It is tried again and again; only what is new is worth a line.
+        if self.copies.note(backup, to.name(), failure.clone())
+            && let Some(failure) = failure
+        {
             warn!(
                 %backup, repository = %to.name(), reason = %failure.reason,
                 error = failure.message, "not copied; it is tried again"
             );
         }
-        self.copies.note(backup, to.name(), done.err());
+        is_done
     }
 
     /// Moves what waits in the spool to where it belongs.
@@ -413,6 +432,14 @@ impl Agent {
             }
         });
         standings.collect()
+    }
+}
+
+/// How long to wait after so many attempts in a row that left something.
+fn pause_after(failed: u32) -> Duration {
+    match failed.checked_sub(1) {
+        None => REPLICATE_EVERY,
+        Some(before) => RETRY_MIN.saturating_mul(2_u32.saturating_pow(before)).min(REPLICATE_EVERY),
     }
 }
 
