@@ -120,15 +120,13 @@ pub enum RestoreError {
 impl RestoreError {
     /// Whether the file in the repository is at fault.
     const fn is_damage(&self) -> bool {
-        matches!(
-            self,
-            Self::Damaged { .. }
-                | Self::Repository(
-                    RepositoryError::Incomplete { .. }
-                        | RepositoryError::Mismatch { .. }
-                        | RepositoryError::Engine { .. }
-                )
-        )
+        match self {
+            Self::Damaged { .. } => true,
+            // A disk that cannot read one sector reads the others.
+            Self::Repository(RepositoryError::Engine { .. }) => true,
+            Self::Repository(error) => error.is_damage(),
+            _ => false,
+        }
     }
 }
 
