@@ -1,6 +1,7 @@
 //! Between our terms and the protocol's: nothing else knows both.
 
 mod network;
+mod trees;
 
 use std::time::Duration;
 
@@ -504,8 +505,11 @@ fn manifest(manifest: &Manifest) -> pb::Manifest {
     let mut message = pb::Manifest::default();
     match &manifest.contents {
         Contents::Postgres(contents) => message.postgres = Some(postgres(contents)),
-        // Whatever was counted stands in the snapshot's own fields.
-        Contents::Files(_) | Contents::Vaultwarden(_) => {}
+        Contents::Files(contents) => message.files = Some(trees::files(contents)),
+        Contents::Vaultwarden(contents) => {
+            message.vaultwarden = Some(trees::vaultwarden(contents));
+            message.postgres = contents.postgres.as_ref().map(postgres);
+        }
         Contents::Git(contents) => message.git = Some(network::git(contents)),
         Contents::Opnsense(contents) => {
             message.opnsense = Some(network::opnsense(manifest, contents));

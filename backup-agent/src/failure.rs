@@ -42,6 +42,8 @@ pub const DUMP_INCOMPLETE: Reason = Reason::named("DUMP_INCOMPLETE");
 pub const TARGET_FAILED: Reason = Reason::named("TARGET_FAILED");
 /// The target of a restore and a repository are one in the other.
 pub const TARGET_IN_REPOSITORY: Reason = Reason::named("TARGET_IN_REPOSITORY");
+/// The server to push to has something of its own.
+pub const TARGET_NOT_EMPTY: Reason = Reason::named("TARGET_NOT_EMPTY");
 /// Somebody cancelled it.
 pub const CANCELLED: Reason = Reason::named("CANCELLED");
 

@@ -533,6 +533,7 @@ impl SourceFailure for GitError {
             Self::Login { .. } | Self::HostKey { .. } | Self::NotThere { .. } => {
                 (failure::SOURCE_FAILED, false)
             }
+            Self::NotEmpty { .. } => (failure::TARGET_NOT_EMPTY, false),
             _ => (failure::SOURCE_FAILED, true),
         }
     }

@@ -99,7 +99,7 @@ pub(super) fn missing<'a>(uploads: &'a [Upload], entries: &[Entry]) -> Vec<&'a U
 
 /// How many files in the folders of uploads no row stands for, and the first of them.
 /// They do no harm: Vaultwarden leaves some behind when an upload breaks off.
-pub(super) fn orphans<'a>(uploads: &[Upload], entries: &'a [Entry]) -> Vec<&'a str> {
+pub(crate) fn orphans<'a>(uploads: &[Upload], entries: &'a [Entry]) -> Vec<&'a str> {
     let known: std::collections::HashSet<&str> =
         uploads.iter().map(|upload| &*upload.path).collect();
     let of_uploads = |path: &str| path.starts_with("attachments/") || path.starts_with("sends/");
