@@ -28,13 +28,13 @@ pub const STEPS: &[&str] = &[
     "copy.published",
     // It waits in the spool no longer.
     "copy.forgotten",
-    // The folder of the drill is there and marked.
+    // The scratch place of the drill is there and marked: a folder, a database or a dataset.
     "drill.scratch-made",
-    // The files are restored, and not looked at.
+    // The snapshot is restored there, and not looked at.
     "drill.restored",
-    // Everything was looked at, and the folder is there still.
+    // Everything was looked at, and the place is there still.
     "drill.examined",
-    // The folder is gone, and nobody has been told.
+    // The place is gone, and nobody has been told.
     "drill.removed",
     // The lock is taken, nothing is marked or removed.
     "prune.began",
@@ -52,6 +52,14 @@ pub const STEPS: &[&str] = &[
     "restore.named",
     // They are exchanged.
     "restore.exchanged",
+    // The dataset has a snapshot of the run, and nothing is sent.
+    "zfs.snapshot-made",
+    // The stream was read to its end, holds are as they were.
+    "zfs.sent",
+    // The holds are moved on, what no policy keeps is there still.
+    "zfs.holds-moved",
+    // What no policy keeps is destroyed, the run is not published.
+    "zfs.tidied",
 ];
 
 /// Ends the process here, if a test wants it.

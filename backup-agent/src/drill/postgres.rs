@@ -16,6 +16,7 @@ use homelab_common::{error_chain::Chain, exec::Streaming};
 
 use super::{Compared, DrillError, FINDINGS_MAX, Shown, Verdict, Work, target_error};
 use crate::{
+    failpoint,
     ids::{Name, RunId},
     manifest::{Contents, Manifest},
     progress::{Progress, Stage},
@@ -78,7 +79,9 @@ impl PostgresTarget {
         let mut scratch = Scratch::new(self, work.drill.run, session);
         let shown = attempt.all_in_scratch(&mut scratch, &facts);
         work.progress.enter(Stage::CleaningUp, None);
+        failpoint::reach("drill.examined");
         scratch.remove();
+        failpoint::reach("drill.removed");
         shown
     }
 
@@ -185,10 +188,12 @@ impl Attempt<'_> {
                 return Ok((Verdict::Unverified { because: vec![because] }, Duration::ZERO));
             }
         };
+        failpoint::reach("drill.scratch-made");
         let total = drill.snapshot.file(&stored.file).map(|file| file.bytes);
         progress.enter(Stage::Restoring, total);
         let ended = self.feed(&name, stored)?;
         let elapsed = began.elapsed();
+        failpoint::reach("drill.restored");
         if let Some(verdict) = ended {
             return Ok((verdict, elapsed));
         }

@@ -23,6 +23,7 @@ use homelab_common::{
 
 use super::{Compared, DrillError, Shown, Verdict, Work, target_error};
 use crate::{
+    failpoint,
     ids::Name,
     manifest::{Contents, Manifest},
     progress::{Progress, Stage},
@@ -80,9 +81,12 @@ impl ZfsTarget {
             )]));
         }
         let scratch = Scratch::make(self, work.drill.run).map_err(|error| self.error(error))?;
+        failpoint::reach("drill.scratch-made");
         let shown = Attempt { target: self, work, contents }.in_scratch(&scratch);
         work.progress.enter(Stage::CleaningUp, None);
+        failpoint::reach("drill.examined");
         scratch.remove();
+        failpoint::reach("drill.removed");
         shown
     }
 
@@ -140,6 +144,7 @@ impl Attempt<'_> {
             (None, None) => Err("the backup holds neither a stream nor a copy".to_owned()),
         };
         let elapsed = began.elapsed();
+        failpoint::reach("drill.restored");
         let streams = match received {
             Ok(streams) => streams,
             Err(difference) => return Ok(shown(vec![difference], elapsed, Vec::new())),

@@ -48,7 +48,7 @@ pub use error::ZfsError;
 
 use super::{Capture, Context, Source, SourceError};
 use crate::{
-    blocking,
+    blocking, failpoint,
     ids::RunId,
     manifest::{Contents, FILE_NAME as MANIFEST, FORMAT, Manifest},
     repository::{Incoming, SourceKind, StoredFile, path_in_snapshot},
@@ -208,6 +208,7 @@ impl ZfsSource {
         // A run that comes again after a restart has its snapshot already.
         if before.by_run(&marks.run).is_none() {
             self.zfs.snapshot(&self.dataset, &snapshot_name(at, &marks.backup), &marks)?;
+            failpoint::reach("zfs.snapshot-made");
         }
         let dataset = self.zfs.dataset(&self.dataset)?;
         let missing = || ZfsError::NotOurs { name: self.dataset.at(&marks.run) };
@@ -290,6 +291,7 @@ impl Completing {
             let (name, bytes, sha256) = (facts.file.clone(), receipt.bytes, receipt.sha256);
             files.push(StoredFile { name, bytes, sha256 });
             stream = Some(facts);
+            failpoint::reach("zfs.sent");
         }
         let finish = move || {
             let replica = source.replicate(&context, &mut taken, stream.is_some(), &running)?;
@@ -396,6 +398,7 @@ impl ZfsSource {
         let tag = tag(backup);
         let moved = replicate::move_holds(&self.zfs, &self.dataset, &bases, &tag, backup);
         taken.warnings.extend(moved);
+        failpoint::reach("zfs.holds-moved");
         let bookmarks = taken.can.bookmarks;
         let here = Circumstances {
             backup: backup.to_owned(),
@@ -404,6 +407,7 @@ impl ZfsSource {
         };
         let pruned = prune_one(&self.zfs, &self.dataset, self.keep, &here, now);
         taken.warnings.extend(pruned);
+        failpoint::reach("zfs.tidied");
         if let (Some(facts), Some(to)) = (replica, &self.replica) {
             let there = Circumstances {
                 backup: backup.to_owned(),

@@ -60,6 +60,9 @@ struct Vault {
 
 const ATTACHMENT: &str = "attachments/c1/a1";
 
+/// Nothing here takes so long.
+const DEADLINE: Duration = Duration::from_secs(60);
+
 impl Vault {
     async fn make() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
@@ -373,7 +376,9 @@ async fn pitfall_30_an_upload_under_way_is_waited_for() {
         fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         fs::write(&path, b"12345").expect("written");
     };
-    let (restored, ()) = tokio::join!(back_up(&source, None, || {}), arriving);
+    // A source that never looks again would be waited for without end.
+    let both = async { tokio::join!(back_up(&source, None, || {}), arriving) };
+    let (restored, ()) = tokio::time::timeout(DEADLINE, both).await.expect("it looks again");
     let restored = restored.expect("done");
     assert!(restored.warnings[0].contains("the database was looked at"), "{:?}", restored.warnings);
     assert!(restored.contents.entries.iter().any(|entry| &*entry.path == "attachments/c2/a2"));
