@@ -142,6 +142,8 @@ struct Inner {
     followers: Followers,
     /// Fires the schedules soon, once they are fired at all.
     fire: std::sync::OnceLock<Nudge>,
+    /// Has repositories kept up soon, once they are.
+    upkeep: std::sync::OnceLock<[Nudge; 2]>,
 }
 
 impl fmt::Debug for Backups {
@@ -162,6 +164,7 @@ impl Backups {
             holdings: Holdings::default(),
             followers: Followers::default(),
             fire: std::sync::OnceLock::new(),
+            upkeep: std::sync::OnceLock::new(),
         }))
     }
 
@@ -170,11 +173,14 @@ impl Backups {
     pub fn start(&self, driver: &Driver) {
         driver.start(Arc::new(follow::FollowRuns(self.clone())));
         driver.start(Arc::new(repository::ReadRepositories(self.clone())));
-        driver.start(Arc::new(retention::ApplyRetention(self.clone())));
-        driver.start(Arc::new(upkeep::KeepUpRepositories(self.clone())));
+        let upkeep = [
+            driver.start(Arc::new(retention::ApplyRetention(self.clone()))),
+            driver.start(Arc::new(upkeep::KeepUpRepositories(self.clone()))),
+        ];
         let nudge = driver.start(Arc::new(fire::FireSchedules::new(self.clone())));
         // Started twice, the first start's nudge does as well.
         drop(self.0.fire.set(nudge));
+        drop(self.0.upkeep.set(upkeep));
     }
 
     /// What it is built from.
@@ -211,6 +217,13 @@ impl Backups {
     fn changed(&self) {
         self.0.parts.events.tell(Change::Backups);
         if let Some(nudge) = self.0.fire.get() {
+            nudge.nudge();
+        }
+    }
+
+    /// What a repository holds became known: whoever keeps it up need not wait for the next round.
+    fn became_known(&self) {
+        for nudge in self.0.upkeep.get().into_iter().flatten() {
             nudge.nudge();
         }
     }

@@ -155,9 +155,13 @@ impl Backups {
         };
         self.record(backup, repository, &listed).await?;
         let now = self.now();
+        let is_news = facts.is_some() && self.holdings().facts(repository).is_none();
         self.holdings().change(name, repository, |shelf| {
             *shelf = Shelf { listed_at: Some(now), listed, trouble: None, facts };
         });
+        if is_news {
+            self.became_known();
+        }
         Ok(self.holdings().shelf(name, repository).newest().cloned())
     }
 
