@@ -19,6 +19,7 @@ need psql postgresql-client
 [ -n "$(find /usr/lib/postgresql -name initdb 2>/dev/null | head -n 1)" ] || missing="$missing postgresql"
 need restic restic
 need zfs-fuse zfs-fuse
+[ -n "$(find /usr/lib -path '*/faketime/libfaketime.so.1' 2>/dev/null | head -n 1)" ] || missing="$missing libfaketime"
 need systemd-analyze systemd
 need curl curl
 need ping iputils-ping

@@ -24,6 +24,7 @@ use serde_json::Value;
 
 pub use self::hosts::{Daemon, HOSTS, Host, Ports};
 use crate::{
+    person::Person,
     postgres::{Cluster, run as run_program},
     process::{Process, command, output},
     wait::{Look, wait_for},
@@ -239,7 +240,7 @@ impl Lab {
     /// # Errors
     /// When it does not succeed; says what it wrote.
     pub fn labctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        output(&mut self.labctl_command(arguments))
+        self.person().labctl(arguments)
     }
 
     /// The same, with its result as JSON.
@@ -247,23 +248,19 @@ impl Lab {
     /// # Errors
     /// As [`Lab::labctl`].
     pub fn labctl_json(&self, arguments: &[&str]) -> anyhow::Result<Value> {
-        let text = self.labctl(&[arguments, &["-o", "json"]].concat())?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("labctl {arguments:?} printed no JSON: {text}"))
+        self.person().labctl_json(arguments)
     }
 
     /// The command itself, for what needs its exit code or its output as it comes.
     #[must_use]
     pub fn labctl_command(&self, arguments: &[&str]) -> Command {
-        let mut labctl = command(self.programs.join("labctl"));
-        labctl.arg("--context").arg(self.context()).args(arguments);
-        labctl
+        self.person().labctl_command(arguments)
     }
 
     /// Folder with the person's certificate: `cert.pem`, `key.pem`, `ca.pem`.
     #[must_use]
     pub fn identity(&self) -> PathBuf {
-        self.context().join("identity")
+        self.person().identity()
     }
 
     /// A curl command to the web port that trusts our root, with the API key for the gateway.
@@ -294,7 +291,7 @@ impl Lab {
     /// The grpcurl that `packaging/setup.sh` installs.
     #[must_use]
     pub fn grpcurl_program(&self) -> PathBuf {
-        self.root.join(".dev/tools/bin/grpcurl")
+        self.person().grpcurl_program()
     }
 
     /// Runs grpcurl against an address as the person that is logged in.
@@ -307,20 +304,7 @@ impl Lab {
         arguments: &[&str],
         call: &[&str],
     ) -> anyhow::Result<String> {
-        let identity = self.identity();
-        let mut grpcurl = command(self.grpcurl_program());
-        grpcurl
-            .arg("-cacert")
-            .arg(identity.join("ca.pem"))
-            .arg("-cert")
-            .arg(identity.join("cert.pem"))
-            .arg("-key")
-            .arg(identity.join("key.pem"))
-            .args(["-max-time", "120"])
-            .args(arguments)
-            .arg(address)
-            .args(call);
-        output(&mut grpcurl)
+        self.person().grpcurl(address, arguments, call)
     }
 
     /// Ends every daemon by SIGTERM, agents first.
@@ -369,13 +353,7 @@ impl Lab {
     fn wait_for_socket(&mut self) -> anyhow::Result<()> {
         let socket = PathBuf::from(self.socket());
         let process = self.processes.get_mut("controller").context("no controller")?;
-        wait_for("the controller", START_WITHIN, || {
-            if !process.is_running() {
-                bail!("it ended:\n{}", process.log_tail());
-            }
-            let up = std::os::unix::net::UnixStream::connect(&socket);
-            Ok(up.map_or_else(|error| Look::NotYet(error.to_string()), |_| Look::Ready(())))
-        })
+        wait_for_socket(process, &socket)
     }
 
     /// A wiki with pages, attachments as large objects, and a sequence that has moved.
@@ -393,8 +371,8 @@ impl Lab {
         );
     }
 
-    fn context(&self) -> PathBuf {
-        self.folder().join("ada")
+    fn person(&self) -> Person {
+        Person::new(&self.programs, self.folder().join("ada"))
     }
 
     fn socket(&self) -> String {
@@ -428,6 +406,17 @@ fn is(state: &str, wish: &str) -> bool {
     }
 }
 
+/// Waits until the controller answers people on its host.
+pub(crate) fn wait_for_socket(process: &mut Process, socket: &Path) -> anyhow::Result<()> {
+    wait_for("the controller", START_WITHIN, || {
+        if !process.is_running() {
+            bail!("it ended:\n{}", process.log_tail());
+        }
+        let up = std::os::unix::net::UnixStream::connect(socket);
+        Ok(up.map_or_else(|error| Look::NotYet(error.to_string()), |_| Look::Ready(())))
+    })
+}
+
 fn first_number(text: &str) -> Option<i32> {
     text.split(|letter: char| !letter.is_ascii_digit()).find(|word| !word.is_empty())?.parse().ok()
 }
@@ -437,7 +426,7 @@ fn process_name(host: &Host, daemon: Daemon) -> String {
 }
 
 /// The folder of the built programs: where this one lies, or above it for tests.
-fn programs() -> anyhow::Result<PathBuf> {
+pub(crate) fn programs() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("find the own program")?;
     let found =
         own.ancestors().skip(1).take(3).find(|folder| folder.join("homelab-controller").is_file());
@@ -446,12 +435,12 @@ fn programs() -> anyhow::Result<PathBuf> {
     })
 }
 
-fn workspace() -> PathBuf {
+pub(crate) fn workspace() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own).to_path_buf()
 }
 
-fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
     let mut file = fs::OpenOptions::new()
         .write(true)

@@ -1,11 +1,13 @@
 //! The lab on loopback that demo and tests share: real daemons, real databases, a real engine, and the
 //! ways to look at them. Nothing in the product depends on this crate.
 
+pub mod backup_lab;
 pub mod bench;
 pub mod chaos;
 pub mod demo;
 pub mod lab;
 pub mod majors;
+pub mod person;
 #[expect(
     clippy::expect_used,
     clippy::panic,

@@ -46,6 +46,9 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ),
 ];
 
+/// Ways in which backups are known to fail, each of which has a number.
+const PITFALLS: u32 = 40;
+
 #[test]
 fn crates_depend_in_one_direction_only() {
     let metadata = metadata();
@@ -134,6 +137,21 @@ fn no_source_file_takes_a_short_cut() {
         }
     }
     assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn each_pitfall_of_backups_has_a_test() {
+    let mut held = BTreeSet::new();
+    for path in sources() {
+        let source = fs::read_to_string(&path).expect("source");
+        // From a half, so that this file does not find itself.
+        let names = source.split(concat!("fn pit", "fall_")).skip(1);
+        held.extend(names.filter_map(|rest| rest.split('_').next()?.parse::<u32>().ok()));
+    }
+    let missing: Vec<_> = (1..=PITFALLS).filter(|number| !held.contains(number)).collect();
+    assert!(missing.is_empty(), "no test is named after the pitfalls {missing:?}");
+    let unknown: Vec<_> = held.iter().filter(|number| **number > PITFALLS).collect();
+    assert!(unknown.is_empty(), "there are {PITFALLS} pitfalls: {unknown:?}");
 }
 
 #[test]
