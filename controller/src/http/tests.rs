@@ -549,7 +549,7 @@ async fn a_page_is_kept_alive_by_counted_events() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pages_of_backups_are_for_those_who_are_logged_in() {
     let lab = Lab::new().await;
-    for path in ["/backups", "/backups/wiki", "/backups/events"] {
+    for path in ["/backups", "/backups/wiki", "/events/backups"] {
         let response = lab.get(path, &[]).await;
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{path}");
         assert!(!text(response).await.contains("wiki"), "{path}");
@@ -567,7 +567,7 @@ async fn the_pages_of_backups_are_for_those_who_are_logged_in() {
     assert_eq!(one.status(), StatusCode::OK);
     assert!(text(one).await.contains("<h1 id=\"one-title\">wiki</h1>"));
     assert_eq!(lab.get("/backups/other", &cookie).await.status(), StatusCode::NOT_FOUND);
-    let mut body = lab.get("/backups/events", &cookie).await.into_body();
+    let mut body = lab.get("/events/backups", &cookie).await.into_body();
     for expected in ["{\"seq\":0,\"kind\":\"hello\"", "{\"seq\":1,\"kind\":\"verdict\""] {
         let frame = body.frame().await.expect("a frame").expect("fine").into_data().expect("data");
         assert!(frame.starts_with(format!("data: {expected}").as_bytes()), "{frame:?}");

@@ -59,7 +59,7 @@ pub fn page(
             viewer,
             here: "/backups",
             path: "/backups",
-            events: "/backups/events",
+            events: "/events/backups",
             seq,
             made: Moment::new(Some(now), ages),
         },

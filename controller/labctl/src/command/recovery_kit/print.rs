@@ -51,7 +51,7 @@ pub(super) async fn print(lab: &Lab, args: PrintArgs) -> Result<Exit, Failure> {
     if found.is_empty() {
         let words = format!("{} holds no secret of the kit", args.secrets.display());
         return Err(Failure::new(Exit::Usage, words)
-            .next("labctl recovery-kit show names them; each is a file of that name"));
+            .next("`labctl recovery-kit show` names them; each is a file of that name"));
     }
     let sheets = if args.split { split_up(lab, &kit, &found)? } else { whole(&kit, &found) };
     for (name, text) in sheets {

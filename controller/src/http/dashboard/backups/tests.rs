@@ -130,7 +130,7 @@ fn what_is_known_to_be_good_is_shown_as_good() {
         "3 of 3 copies · 3 of 2 media · 1 of 1 elsewhere",
         "signed and chained",
         "abababababab",
-        "data-events=\"/backups/events\"",
+        "data-events=\"/events/backups\"",
     ] {
         assert!(page.contains(words), "{words}: {page}");
     }
