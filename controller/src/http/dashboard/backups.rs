@@ -14,10 +14,10 @@ use jiff::Timestamp;
 use super::{
     board::Live,
     moment::{Ages, Moment},
-    page::{Top, Viewer},
+    page::{Top, VerdictSection, Viewer},
 };
 use health::Chain;
-use view::{DrillsView, PlacesView, RecoveryView, StateView, VerdictView};
+use view::{DrillsView, PlacesView, RecoveryView, StateView};
 
 /// What the page of all backups is made from.
 #[derive(Clone, Debug, Default)]
@@ -73,12 +73,6 @@ pub fn page(
 struct BackupsPage<'a> {
     top: Top<'a>,
     sections: Vec<String>,
-}
-
-#[derive(Template)]
-#[template(path = "backups/verdict.html")]
-struct VerdictSection {
-    verdict: VerdictView,
 }
 
 #[derive(Template)]

@@ -114,8 +114,8 @@ struct EnterPage<'a> {
 
 #[derive(Template)]
 #[template(path = "section/verdict.html")]
-struct VerdictSection {
-    verdict: VerdictView,
+pub(super) struct VerdictSection {
+    pub(super) verdict: VerdictView,
 }
 
 #[derive(Template)]

@@ -107,6 +107,8 @@ pub struct VerdictView {
     pub(super) tone: Tone,
     pub(super) headline: String,
     pub(super) summary: String,
+    /// Says the same, and all of it, on the command line.
+    pub(super) command: &'static str,
     pub(super) concerns: Vec<ConcernRow>,
     pub(super) concerns_left_out: usize,
 }
@@ -222,6 +224,7 @@ pub fn verdict(observed: &Observed, ages: Ages) -> VerdictView {
         tone,
         headline,
         summary: summary(status),
+        command: "labctl status",
         concerns: status.concerns.iter().take(CONCERNS_MAX).map(row).collect(),
         concerns_left_out: status.concerns.len().saturating_sub(CONCERNS_MAX),
     }

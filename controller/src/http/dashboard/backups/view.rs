@@ -1,11 +1,16 @@
 //! What the page says, as rows: pure, so that it can be tried out without a browser.
 
+mod drills;
+mod places;
+
 use homelab_proto::{
     backup::v1::{DrillVerdict, SourceKind},
-    controller::v1::{
-        BackupCopy, BackupStrategy, CopyRole, DrillAge, DrillEvidence, Punctuality, Run, RunState,
-        RunTrigger, Schedule,
-    },
+    controller::v1::{BackupStrategy, Punctuality, Run, RunState, RunTrigger, Schedule},
+};
+
+pub(super) use self::{
+    drills::{DrillsView, EvidenceView, drills, evidence_view},
+    places::{PlacesRow, PlacesView, places, places_row},
 };
 
 use super::{
@@ -14,7 +19,7 @@ use super::{
 };
 use crate::http::dashboard::{
     moment::{Ages, Gauge, Moment, span},
-    view::{Tone, duration, moment, rto, tally},
+    view::{ConcernRow, Tone, VerdictView, duration, moment, rto, tally},
 };
 
 /// Digits of a digest or identifier that people compare at a glance.
@@ -22,22 +27,6 @@ const DIGITS_SHORT: usize = 12;
 
 /// Most concerns shown.
 const CONCERNS_MAX: usize = 12;
-
-pub(super) struct VerdictView {
-    pub(super) tone: Tone,
-    pub(super) headline: String,
-    pub(super) summary: String,
-    pub(super) concerns: Vec<ConcernRow>,
-    pub(super) concerns_left_out: usize,
-}
-
-pub(super) struct ConcernRow {
-    pub(super) tone: Tone,
-    pub(super) subject: String,
-    pub(super) message: String,
-    pub(super) since: Moment,
-    pub(super) command: String,
-}
 
 pub(super) struct StateView {
     pub(super) count: String,
@@ -86,62 +75,6 @@ pub(super) struct RunView {
     pub(super) message: String,
 }
 
-pub(super) struct PlacesView {
-    pub(super) count: String,
-    pub(super) rows: Vec<PlacesRow>,
-}
-
-pub(super) struct PlacesRow {
-    pub(super) name: String,
-    pub(super) tone: Tone,
-    pub(super) word: &'static str,
-    pub(super) counted: String,
-    pub(super) missing: String,
-    pub(super) copies: Vec<CopyView>,
-}
-
-pub(super) struct CopyView {
-    pub(super) tone: Tone,
-    pub(super) role: &'static str,
-    pub(super) repository: String,
-    pub(super) where_it_is: String,
-    pub(super) newest: Moment,
-    pub(super) facts: String,
-    pub(super) why_not: String,
-    pub(super) scrubbed: Moment,
-}
-
-pub(super) struct DrillsView {
-    pub(super) count: String,
-    pub(super) rows: Vec<DrillRow>,
-}
-
-pub(super) struct DrillRow {
-    pub(super) name: String,
-    pub(super) evidence: Option<EvidenceView>,
-    /// The newest attempt, when it is newer than the evidence and proved nothing.
-    pub(super) attempt: Option<RunView>,
-    pub(super) target: String,
-    pub(super) next: Moment,
-}
-
-pub(super) struct EvidenceView {
-    pub(super) tone: Tone,
-    pub(super) word: &'static str,
-    pub(super) at: Moment,
-    pub(super) restored: String,
-    pub(super) snapshot: String,
-    pub(super) snapshot_at: Moment,
-    pub(super) sequence: u64,
-    pub(super) digest: String,
-    pub(super) digest_short: String,
-    pub(super) previous: String,
-    pub(super) key: String,
-    pub(super) signature_tone: Tone,
-    pub(super) signature: &'static str,
-    pub(super) run: String,
-}
-
 pub(super) struct RecoveryView {
     pub(super) facts: Vec<FactRow>,
     pub(super) windows: Vec<String>,
@@ -183,6 +116,7 @@ pub(super) fn verdict(observed: &BackupsObserved, ages: Ages) -> VerdictView {
         tone,
         headline,
         summary: summary(observed),
+        command: "labctl backup risk",
         concerns_left_out: concerns.len().saturating_sub(CONCERNS_MAX),
         concerns: concerns.into_iter().take(CONCERNS_MAX).collect(),
     }
@@ -195,24 +129,6 @@ pub(super) fn state(observed: &BackupsObserved, ages: Ages) -> StateView {
         count: tally(all.len(), well, "ok"),
         rows: all.iter().map(|(backup, health)| state_row(backup, health, ages)).collect(),
     }
-}
-
-pub(super) fn places(observed: &BackupsObserved, ages: Ages) -> PlacesView {
-    let all = healths(observed);
-    let rows: Vec<_> = all.iter().map(|(backup, _)| places_row(backup, ages)).collect();
-    let met = rows.iter().filter(|row| row.tone == Tone::Ok).count();
-    PlacesView { count: tally(rows.len(), met, "make 3-2-1"), rows }
-}
-
-pub(super) fn drills(observed: &BackupsObserved, ages: Ages) -> DrillsView {
-    let all = healths(observed);
-    let rows: Vec<_> =
-        all.iter().map(|(backup, _)| drill_row(backup, &observed.chain, ages)).collect();
-    let is_proved = |row: &&DrillRow| {
-        let proof = row.evidence.as_ref();
-        proof.is_some_and(|it| it.tone == Tone::Ok && it.signature_tone == Tone::Ok)
-    };
-    DrillsView { count: tally(rows.len(), rows.iter().filter(is_proved).count(), "proved"), rows }
 }
 
 pub(super) fn recovery(observed: &BackupsObserved, ages: Ages) -> RecoveryView {
@@ -393,122 +309,6 @@ pub(super) fn run_view(run: &Run, ages: Ages) -> RunView {
         at: Moment::new(moment(run.finished_at.or(run.started_at)), ages),
         reason,
         message: messages.join("; "),
-    }
-}
-
-pub(super) fn places_row(backup: &BackupStrategy, ages: Ages) -> PlacesRow {
-    let copies = backup.copies.clone().unwrap_or_default();
-    let name = name(backup).to_owned();
-    let Some(rule) = copies.rule else {
-        return PlacesRow {
-            name,
-            tone: Tone::Warning,
-            word: "unknown",
-            counted: String::new(),
-            missing: "nobody knows where its copies are".to_owned(),
-            copies: Vec::new(),
-        };
-    };
-    let (tone, word) = if rule.met { (Tone::Ok, "3-2-1") } else { (Tone::Warning, "not 3-2-1") };
-    PlacesRow {
-        name,
-        tone,
-        word,
-        counted: format!(
-            "{} of 3 copies · {} of 2 media · {} of 1 elsewhere",
-            rule.copies, rule.media, rule.off_site
-        ),
-        missing: rule.missing.join(", "),
-        copies: copies.copies.iter().map(|copy| copy_view(copy, ages)).collect(),
-    }
-}
-
-fn copy_view(copy: &BackupCopy, ages: Ages) -> CopyView {
-    let role = match copy.role() {
-        CopyRole::Source => "source",
-        CopyRole::Primary => "first",
-        CopyRole::Copy => "copy",
-        CopyRole::Spool => "spool",
-        CopyRole::Unspecified => "unknown",
-    };
-    let is_spool = copy.role() == CopyRole::Spool;
-    let mut facts = Vec::new();
-    facts.extend(copy.snapshots.map(|count| match count {
-        1 => "1 snapshot".to_owned(),
-        count => format!("{count} snapshots"),
-    }));
-    facts.extend(
-        copy.append_only.map(|it| if it { "append-only" } else { "may delete" }.to_owned()),
-    );
-    CopyView {
-        tone: match (copy.counts, is_spool) {
-            (true, _) => Tone::Ok,
-            // A spool that holds nothing of its own is as it should be.
-            (false, true) => Tone::Idle,
-            (false, false) => Tone::Warning,
-        },
-        role,
-        repository: copy.repository.clone(),
-        where_it_is: format!("{} at {}", copy.medium, copy.place),
-        newest: Moment::new(moment(copy.newest_at), ages),
-        facts: facts.join(" · "),
-        why_not: copy.why_not.clone(),
-        scrubbed: Moment::new(moment(copy.scrubbed_at), ages),
-    }
-}
-
-fn drill_row(backup: &BackupStrategy, chain: &Chain, ages: Ages) -> DrillRow {
-    let schedule = backup.schedule.clone().unwrap_or_default();
-    let evidence = backup.last_evidence.as_ref();
-    // An attempt that came to a verdict is the evidence; others only say why there is none newer.
-    let attempt = schedule.last_drill.as_ref().filter(|run| {
-        let is_it = evidence.is_some_and(|evidence| evidence.run_id == run.run_id);
-        !is_it
-    });
-    DrillRow {
-        name: name(backup).to_owned(),
-        evidence: evidence.map(|one| evidence_view(one, chain, ages)),
-        attempt: attempt.map(|run| run_view(run, ages)),
-        target: backup.drill_target.clone(),
-        next: Moment::new(moment(schedule.next_drill_at), ages),
-    }
-}
-
-pub(super) fn evidence_view(evidence: &DrillEvidence, chain: &Chain, ages: Ages) -> EvidenceView {
-    let (tone, word) = match evidence.verdict() {
-        DrillVerdict::Passed => (Tone::Ok, "equal"),
-        DrillVerdict::Failed => (Tone::Critical, "failed"),
-        DrillVerdict::Unverified => (Tone::Warning, "unverified"),
-        DrillVerdict::Unspecified => (Tone::Warning, "unknown"),
-    };
-    let age = match evidence.age() {
-        DrillAge::Newest => "the newest, ",
-        DrillAge::Weekly => "a week old, ",
-        DrillAge::Monthly => "a month old, ",
-        DrillAge::Unspecified => "",
-    };
-    let took = duration(evidence.restore_elapsed).map(|took| format!(" in {}", rto(took)));
-    let signature = chain.signature(evidence);
-    EvidenceView {
-        tone,
-        word,
-        at: Moment::new(moment(evidence.at), ages),
-        restored: format!(
-            "{age}from {} on {}{}",
-            evidence.repository,
-            evidence.drill_host,
-            took.unwrap_or_default()
-        ),
-        snapshot: short(&evidence.snapshot_id),
-        snapshot_at: Moment::new(moment(evidence.snapshot_taken_at), ages),
-        sequence: evidence.sequence,
-        digest_short: short(&evidence.digest),
-        digest: evidence.digest.clone(),
-        previous: evidence.previous_digest.clone(),
-        key: evidence.key_id.clone(),
-        signature_tone: signature.tone(),
-        signature: signature.words(),
-        run: evidence.run_id.clone(),
     }
 }
 
