@@ -339,7 +339,7 @@ impl BackupService for Backups {
         }
         let wanted = PushBackRequest { backup, mirror, target: target_url };
         if validate_only {
-            self.agent.inspect_push_back(&wanted).map_err(refused)?;
+            self.agent.inspect_push_back(run, &wanted).await.map_err(refused)?;
             let event = pb::push_back_response::Event::Progress(convert::progress(
                 crate::progress::Step::default(),
             ));

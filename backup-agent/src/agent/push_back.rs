@@ -11,7 +11,7 @@ use crate::{
     source::{
         Source, SourceError,
         git::{
-            GitSource, PushedBack, push_back,
+            GitSource, PushedBack, inspect, push_back,
             remote::{Base, Login, Remote, RepoName},
         },
     },
@@ -36,17 +36,21 @@ struct PlannedPush {
 }
 
 impl Agent {
-    /// Says which mirrors would be pushed where.
+    /// Looks whether the mirrors could be pushed: the server answers, and has nothing of somebody
+    /// else's.
     ///
     /// # Errors
     ///
     /// Why it could not begin.
-    pub fn inspect_push_back(&self, request: &PushBackRequest) -> Result<Vec<String>, AgentError> {
-        let PlannedPush { names, to, .. } = self.plan_push(request)?;
-        Ok(names
-            .iter()
-            .map(|name| format!("`{name}` would be pushed to {}", to.url(name)))
-            .collect())
+    pub async fn inspect_push_back(
+        &self,
+        run: RunId,
+        request: &PushBackRequest,
+    ) -> Result<(), AgentError> {
+        let PlannedPush { source, names, to } = self.plan_push(request)?;
+        let Some(git) = source.as_git() else { return Ok(()) };
+        let looked = inspect(&git.tools, run, &git.folder, &names, &to).await;
+        looked.map_err(|error| AgentError::Source(error.into()))
     }
 
     /// Begins to push mirrors, as they are now, to a server that has nothing of them; or

@@ -46,7 +46,7 @@ pub use examine::{examine, next_steps};
 use manifest::{GitContents, MirrorContents, MirrorState, Pushed};
 use mirror::{Mirror, Refreshed};
 use push::Overwrite;
-pub use push::{PushedBack, push_back};
+pub use push::{PushedBack, inspect, push_back};
 use remote::{Remote, RepoName};
 
 /// The archive of all mirrors, in every snapshot.
@@ -490,7 +490,7 @@ pub enum GitError {
         name: String,
     },
     /// The other server's repository is somebody else's.
-    #[error("{url} has `{name}`, which the mirror does not; nothing was pushed; empty it first")]
+    #[error("{url} has a `{name}` of its own; nothing was pushed there; empty it first")]
     NotEmpty {
         /// Where.
         url: String,

@@ -460,7 +460,7 @@ fn mirrors_are_pushed_to_a_new_server_and_only_to_an_empty_one() {
     git(&lab, &["-C", &work, "push", "-q", &other.display().to_string(), "main"]);
     let taken = format!("file://{}/other-server", lab.folder().display());
     let refused = labctl(&lab, &["backup", "push-back", MIRRORS, "--to", &taken]).must_be(1);
-    refused.says(&["other-server/ada/site.git"]);
+    refused.says(&["TARGET_NOT_EMPTY", "other-server/ada/site.git"]);
     let still = git(&lab, &["-C", &other.display().to_string(), "show", "main:page.md"]);
     assert_eq!(still, "another\n", "what somebody else had there is there still");
     lab.stop().expect("a graceful end");

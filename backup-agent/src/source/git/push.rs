@@ -43,11 +43,8 @@ pub(crate) async fn push(
     let (upstream, kept) = holdings(git, path).await?;
     let wanted = heads_and_tags(&upstream);
     let there = target(mirror).await?;
-    let foreign = |name: &&String| is_pushed(name) && !wanted.contains_key(*name);
-    if overwrite == Overwrite::Never
-        && let Some(name) = there.refs.keys().find(foreign)
-    {
-        return Err(GitError::NotEmpty { url: url.clone(), name: name.clone() });
+    if overwrite == Overwrite::Never {
+        refuse_foreign(mirror, &wanted, &there.refs).await?;
     }
     if overwrite == Overwrite::AfterKeeping {
         push_kept(mirror, &kept, &there.refs).await?;
@@ -98,26 +95,79 @@ pub async fn push_back(
     to: &Remote,
 ) -> Result<Vec<PushedBack>, GitError> {
     let git = Git::reaching(tools, run, to)?;
+    let mirrors = mirrors(&git, tools, folder, names, to)?;
+    look_at(&mirrors).await?;
     let mut pushed = Vec::new();
-    for name in names {
-        let targets = [
-            (format!("{name}"), format!("{name}.git"), to.url(name)),
-            (format!("{name} (wiki)"), format!("{name}.wiki.git"), to.wiki_url(name)),
-        ];
-        for (shown, below, url) in targets {
-            let path = folder.join(below);
-            let mirror = Mirror { git: &git, tools, name: shown, path, url };
-            let is_wiki = mirror.url.ends_with(".wiki.git");
-            if !mirror.exists() {
-                if is_wiki {
-                    continue;
-                }
-                return Err(GitError::NoMirror { path: mirror.path });
-            }
-            pushed.push(push(&mirror, Overwrite::Never).await?);
-        }
+    for mirror in &mirrors {
+        pushed.push(push(mirror, Overwrite::Never).await?);
     }
     Ok(pushed)
+}
+
+/// Looks whether every mirror could be pushed: the server answers, and has nothing of somebody else's.
+///
+/// # Errors
+///
+/// The first repository that could not be pushed there.
+pub async fn inspect(
+    tools: &GitTools,
+    run: RunId,
+    folder: &Path,
+    names: &[RepoName],
+    to: &Remote,
+) -> Result<(), GitError> {
+    let git = Git::reaching(tools, run, to)?;
+    look_at(&mirrors(&git, tools, folder, names, to)?).await
+}
+
+async fn look_at(mirrors: &[Mirror<'_>]) -> Result<(), GitError> {
+    for mirror in mirrors {
+        let (upstream, _) = holdings(mirror.git, &mirror.path).await?;
+        let there = target(mirror).await?;
+        refuse_foreign(mirror, &heads_and_tags(&upstream), &there.refs).await?;
+    }
+    Ok(())
+}
+
+/// The mirrors of these names, each with its wiki where it has one.
+fn mirrors<'a>(
+    git: &'a Git,
+    tools: &'a GitTools,
+    folder: &Path,
+    names: &[RepoName],
+    to: &Remote,
+) -> Result<Vec<Mirror<'a>>, GitError> {
+    let mut found = Vec::new();
+    for name in names {
+        let path = folder.join(format!("{name}.git"));
+        let own = Mirror { git, tools, name: name.to_string(), path, url: to.url(name) };
+        if !own.exists() {
+            return Err(GitError::NoMirror { path: own.path });
+        }
+        found.push(own);
+        let (path, url) = (folder.join(format!("{name}.wiki.git")), to.wiki_url(name));
+        let wiki = Mirror { git, tools, name: format!("{name} (wiki)"), path, url };
+        found.extend(Some(wiki).filter(Mirror::exists));
+    }
+    Ok(found)
+}
+
+/// What is there must be from an earlier push: of a branch or tag of ours, and a commit that we have.
+async fn refuse_foreign(mirror: &Mirror<'_>, wanted: &Refs, there: &Refs) -> Result<(), GitError> {
+    for (name, id) in there.iter().filter(|(name, _)| is_pushed(name)) {
+        let is_ours = match wanted.get(name) {
+            None => false,
+            Some(own) if own == id => true,
+            Some(_) => {
+                let known = ["cat-file", "-e", id.as_str()];
+                mirror.git.ask(&mirror.path, known, 1).await? == 0
+            }
+        };
+        if !is_ours {
+            return Err(GitError::NotEmpty { url: mirror.url.clone(), name: name.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// What the target has; nothing where it has no such repository yet.

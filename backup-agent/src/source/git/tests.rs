@@ -280,6 +280,16 @@ async fn everything_goes_back_to_a_new_server_in_one_call() {
     again.expect_err("history that differs");
     assert_eq!(forge.refs_at(&target, "project").await, there);
 
+    let own = forge.server("own", &["project"]).await;
+    let somebody = Forge::new().await;
+    somebody.commit("project", "main", "theirs").await;
+    somebody.git("project", &["push", "--quiet", &own.url(&found[0]), "main"]).await;
+    let theirs = push_back(&forge.tools(), run_of(6), &forge.mirrors(), &found, &own).await;
+    assert!(
+        matches!(theirs, Err(GitError::NotEmpty { .. })),
+        "the same name, and theirs: {theirs:?}"
+    );
+
     let taken = forge.server("taken", &["project"]).await;
     let (path, url) = (forge.mirror("project"), taken.url(&found[0]));
     forge::git(&path, &["push", "--quiet", &url, "refs/upstream/heads/main:refs/heads/foreign"])

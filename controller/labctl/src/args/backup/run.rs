@@ -129,7 +129,9 @@ pub struct RestoreArgs {
 #[command(after_help = "Examples:
   labctl backup push-back git-mirrors --to https://forgejo.home.arpa/
   labctl backup push-back git-mirrors --mirror ada/site --to ssh://git@new.home.arpa/ada/site.git
-  labctl backup push-back git-mirrors --to https://forgejo.home.arpa/ --dry-run")]
+  labctl backup push-back git-mirrors --to https://forgejo.home.arpa/ --dry-run
+
+Mirrors are pushed as they are now. To push an older state, restore its snapshot: its next steps say how.")]
 pub struct PushBackArgs {
     /// Name of a Git backup.
     pub backup: String,
@@ -139,9 +141,6 @@ pub struct PushBackArgs {
     /// Only this mirror, as OWNER/NAME.
     #[arg(long, value_name = "OWNER/NAME")]
     pub mirror: Option<String>,
-    /// Snapshot to push from; the mirror as it is now without it.
-    #[arg(long)]
-    pub snapshot: Option<String>,
 }
 
 /// `labctl backup schedule …`.

@@ -113,7 +113,7 @@ pub(super) async fn push_back(lab: &Lab, args: PushBackArgs) -> Result<Exit, Fai
         backup: args.backup,
         mirror: args.mirror.unwrap_or_default(),
         target_url: args.to,
-        snapshot_id: args.snapshot.unwrap_or_default(),
+        snapshot_id: String::new(),
     };
     let stream = lab.stream(&work.action, call::PUSH_BACK_GIT, request).await?;
     let answer: PushBackGitResponse = work.to_end(lab, stream, said_of_push).await?;
