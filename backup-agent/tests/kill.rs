@@ -117,6 +117,8 @@ impl Host {
         Program::new(env!("CARGO_BIN_EXE_homelab-backup-agent"))
             .args(["--config", &config])
             .args(args.iter().copied())
+            // What one that is killed leaves behind goes with the host.
+            .env("TMPDIR", self.folder.path().display().to_string())
             .deadline(RUN_MAX)
     }
 

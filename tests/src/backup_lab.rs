@@ -193,6 +193,8 @@ impl BackupLab {
     pub fn offline_command(&self, host: &str, arguments: &[&str]) -> anyhow::Result<Command> {
         let mut agent = self.program("homelab-backup-agent")?;
         agent.arg("--config").arg(self.path(&format!("etc/{host}.toml"))).args(arguments);
+        // What one that is killed leaves behind goes with the lab.
+        agent.env("TMPDIR", self.path(""));
         Ok(agent)
     }
 
