@@ -16,6 +16,8 @@ mod sources;
 mod spool;
 #[path = "backup_lab/vault.rs"]
 mod vault;
+#[path = "backup_lab/vault_elsewhere.rs"]
+mod vault_elsewhere;
 #[path = "backup_lab/vault_postgres.rs"]
 mod vault_postgres;
 
