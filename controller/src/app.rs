@@ -436,7 +436,11 @@ fn job_parts(context: &Context) -> job::Parts {
         tasks: context.tasks.clone(),
         driver: context.driver.clone(),
         site: context.site.clone(),
-        engines: Arc::new(FleetEngines::new(context.fleet.clone(), context.site.clone())),
+        engines: Arc::new(FleetEngines::new(
+            context.fleet.clone(),
+            context.site.clone(),
+            context.tasks.clone(),
+        )),
         events: context.events.clone(),
         limits: context.config.queue,
     }

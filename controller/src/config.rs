@@ -107,6 +107,8 @@ pub struct WebConfig {
 pub struct GatewayConfig {
     /// The file of API keys; absent means that the gateway lets nobody in.
     pub keys: Option<PathBuf>,
+    /// Sites whose pages may call it from a browser, as browsers write them in `Origin`.
+    pub origins: Vec<String>,
 }
 
 /// One key with its value as it counts, and whether it stands in the file.
@@ -185,6 +187,9 @@ impl Reader {
         let public_url = self.optional(&web, "public-url", parse::text(https_url), Clone::clone);
         let gateway = root.table("gateway");
         let keys = self.optional(&gateway, "keys", parse::path, |path| path.display().to_string());
+        let origins = gateway.list("origins", parse::text(origin));
+        let shown = if origins.is_empty() { "(none)".to_owned() } else { origins.join(", ") };
+        self.note(&gateway, "origins", shown, gateway.has("origins"));
         let queue = self.queue(&root.table("queue"));
         let keep = self.keep(&root.table("keep"));
         let log = self.log(&root.table("log"));
@@ -198,7 +203,7 @@ impl Reader {
             addresses,
             store,
             web: WebConfig { public_url },
-            gateway: GatewayConfig { keys },
+            gateway: GatewayConfig { keys, origins },
             queue,
             keep,
             log,
@@ -351,6 +356,18 @@ fn https_url(text: &str) -> Result<String, &'static str> {
     }
 }
 
+/// Scheme, name and port, and nothing behind them: what a browser sends is compared byte for byte.
+fn origin(text: &str) -> Result<String, &'static str> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.:[]".contains(c);
+    match rest {
+        Some(rest) if !rest.is_empty() && rest.chars().all(fits) => Ok(text.to_owned()),
+        _ => Err(
+            "scheme, name in lower case and port without anything behind, such as \"https://chat.home.arpa:8443\"",
+        ),
+    }
+}
+
 fn store_url(value: &Value<'_>) -> Result<StoreConfig, Allowed> {
     let allowed =
         "`sqlite:/absolute/path`, or `postgres://user@host:port/database` without a password";
@@ -398,6 +415,16 @@ mod tests {
         let store =
             StoreConfig::Sqlite { path: "/var/lib/homelab-controller/controller.db".into() };
         assert_eq!(config.store, store);
+    }
+
+    #[test]
+    fn an_origin_is_written_as_browsers_send_it() {
+        let text = |origin: &str| format!("[gateway]\norigins = [\"{origin}\"]\n");
+        let config = Config::parse("c", &text("https://chat.home.arpa:8443")).expect("valid");
+        assert_eq!(config.gateway.origins, ["https://chat.home.arpa:8443"]);
+        for wrong in ["*", "null", "https://chat.home.arpa/", "chat.home.arpa", "https://Chat"] {
+            assert!(Config::parse("c", &text(wrong)).is_err(), "{wrong}");
+        }
     }
 
     #[test]

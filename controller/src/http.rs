@@ -15,7 +15,7 @@ use axum::{Router, extract::DefaultBodyLimit, middleware};
 
 use self::{
     dashboard::handler::Dashboard,
-    gateway::{Gateway, Keys},
+    gateway::{Gateway, Keys, cors::Origins},
     guard::Guard,
     metrics::Metrics,
     probe::Probe,
@@ -38,6 +38,8 @@ pub struct Web {
     pub jobs: Jobs,
     /// Keys of the gateway.
     pub keys: Keys,
+    /// Sites whose pages may call the gateway from a browser.
+    pub origins: Origins,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -56,7 +58,7 @@ impl Web {
             .merge(self.dashboard.routes())
             .merge(probe.routes())
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-            .merge(Gateway::new(self.jobs, self.keys, self.metrics).routes())
+            .merge(Gateway::new(self.jobs, self.keys, self.metrics).routes(self.origins))
             .layer(middleware::from_fn_with_state(self.guard, guard::guard))
     }
 }

@@ -5,6 +5,7 @@
 //! carries its reasons, so that a dry run, the dashboard and a test can show
 //! them. The words are those of the protocol, which this crate does not know.
 
+pub mod allowance;
 pub mod copies;
 pub mod drill;
 pub mod evidence;

@@ -1,23 +1,31 @@
 //! The OpenAI-compatible gateway on top of the queue of jobs.
 //!
-//! What is not built answers 501 by name, never a 404 that looks like a typing error. There are no
-//! CORS headers: a browser on another site has no business here.
+//! What is not built answers 501 by name, never a 404 that looks like a typing error. A browser on
+//! another site is answered only when the person has listed that site.
 
 mod answer;
+mod ask;
+mod body;
+pub mod caller;
 mod chat;
 mod client;
+pub mod cors;
 pub mod error;
 pub mod frame;
 pub mod key;
+pub mod meter;
 mod models;
 mod outcome;
+mod repeat;
 pub mod request;
+mod router;
 mod tale;
+mod whole;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::{
-    Router,
+    Router, middleware,
     response::{IntoResponse, Response},
     routing::{any, get, post},
 };
@@ -26,8 +34,11 @@ use http::{HeaderMap, Uri, header};
 use jiff::Timestamp;
 
 use self::{
+    cors::Origins,
     error::ApiError,
-    key::{Caller, KeyRing},
+    key::{Key, KeyRing},
+    meter::Meters,
+    repeat::Repeats,
 };
 use crate::{http::metrics::Metrics, job::Jobs};
 
@@ -56,6 +67,8 @@ const NOT_BUILT: [&str; 16] = [
 pub struct Gateway {
     jobs: Jobs,
     keys: Keys,
+    meters: Meters,
+    repeats: Repeats,
     metrics: Arc<Metrics>,
     started_at: Timestamp,
 }
@@ -81,7 +94,7 @@ impl Keys {
     ///
     /// # Errors
     /// 401: there is none, or it is not known.
-    pub fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, ApiError> {
+    pub fn find(&self, headers: &HeaderMap) -> Result<Arc<Key>, ApiError> {
         let ring = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let shown = shown.and_then(|value| {
@@ -98,8 +111,8 @@ impl Keys {
                 "The gateway has no keys. Name a keys file in `gateway.keys` of controller.toml.",
             ));
         }
-        let caller = ring.caller(shown.expose());
-        caller.ok_or_else(|| ApiError::unauthorized("The API key is not known to this gateway."))
+        let key = ring.find(shown.expose());
+        key.ok_or_else(|| ApiError::unauthorized("The API key is not known to this gateway."))
     }
 }
 
@@ -108,26 +121,28 @@ impl Gateway {
     #[must_use]
     pub fn new(jobs: Jobs, keys: Keys, metrics: Arc<Metrics>) -> Self {
         let started_at = jobs.parts().clock.now();
-        Self { jobs, keys, metrics, started_at }
+        let meters = Meters::new(Arc::clone(&jobs.parts().clock));
+        Self { jobs, keys, meters, repeats: Repeats::default(), metrics, started_at }
     }
 
-    /// Its routes.
-    pub fn routes(self) -> Router {
+    /// Its routes, for programs and for browsers on `origins`.
+    pub fn routes(self, origins: Origins) -> Router {
         let mut routes = Router::new()
             .route("/v1/models", get(models::list))
             .route("/v1/models/{*model}", get(models::get))
-            .route("/v1/chat/completions", post(chat::complete));
+            .route("/v1/chat/completions", post(chat::complete))
+            .route("/models", get(router::list).post(router::no_files).delete(router::no_files))
+            .route("/models/load", post(router::load))
+            .route("/models/unload", post(router::unload))
+            .route("/models/sse", get(router::events));
         for part in NOT_BUILT {
             routes = routes.route(&format!("/v1/{part}"), any(not_built));
         }
         routes
             .route("/v1/{*rest}", any(unknown))
             .method_not_allowed_fallback(wrong_method)
+            .layer(middleware::from_fn_with_state(origins, cors::allow))
             .with_state(self)
-    }
-
-    fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, ApiError> {
-        self.keys.caller(headers)
     }
 }
 

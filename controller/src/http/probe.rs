@@ -65,7 +65,7 @@ async fn metrics(
     let is_proxied =
         headers.contains_key("x-forwarded-for") || headers.contains_key(header::FORWARDED);
     if (!is_here || is_proxied)
-        && let Err(error) = probe.keys.caller(&headers)
+        && let Err(error) = probe.keys.find(&headers)
     {
         return error.into_response();
     }

@@ -19,6 +19,7 @@ use super::{
     },
     gateway::{
         Keys,
+        cors::Origins,
         key::{InvalidKeys, KeyRing},
     },
     guard::{Guard, HostNames},
@@ -72,7 +73,7 @@ pub enum KeysError {
         path: PathBuf,
     },
     /// A line is wrong.
-    #[error("the keys file `{}` cannot be used: one key a line, `name sha256 [tiers]`", path.display())]
+    #[error("the keys file `{}` cannot be used: one key a line, `name sha256 [tiers] [setting...]`", path.display())]
     Line {
         /// The file.
         path: PathBuf,
@@ -126,6 +127,7 @@ pub fn start(parts: Parts<'_>, listener: TlsServer) -> Result<Running, KeysError
         },
         jobs: jobs.clone(),
         keys: keys.clone(),
+        origins: Origins::new(context.config.gateway.origins.iter().cloned()),
         metrics: Arc::new(Metrics::default()),
     };
     server::serve(listener, web.router(), &context.tasks);

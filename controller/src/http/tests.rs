@@ -1,3 +1,6 @@
+mod gateway_limits;
+mod gateway_router;
+
 use std::{error::Error, time::Duration};
 
 use async_trait::async_trait;
@@ -22,7 +25,7 @@ use super::{
         board::{Board, Source},
         view::Observed,
     },
-    gateway::key::KeyRing,
+    gateway::{cors::Origins, key::KeyRing},
     guard::HostNames,
     session::Sessions,
     *,
@@ -115,10 +118,17 @@ impl Lab {
             let hash = digest::digest(&digest::SHA256, key.as_bytes());
             hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
         };
-        let keys: KeyRing =
-            format!("webui {}\nbronze-only {} bronze\n", hash("sk-webui"), hash("sk-bronze"))
-                .parse()
-                .expect("is valid");
+        let keys: KeyRing = format!(
+            "webui {}\nbronze-only {} bronze\nkeeper {} bronze,silver manage-models\n\
+                 few {} requests=2/min\nthrifty {} tokens=10/day at-once=1\n",
+            hash("sk-webui"),
+            hash("sk-bronze"),
+            hash("sk-keeper"),
+            hash("sk-few"),
+            hash("sk-thrifty")
+        )
+        .parse()
+        .expect("is valid");
         let board = Board::new(Arc::new(Scenery(observed)));
         board.start(&rig.tasks);
         let backups = Board::new(Arc::new(Shelves));
@@ -143,6 +153,7 @@ impl Lab {
             },
             jobs: rig.jobs.clone(),
             keys: Keys::new(keys),
+            origins: Origins::new(["https://chat.home.arpa".to_owned()]),
             metrics: Arc::default(),
         };
         Self { rig, router: web.router() }
@@ -157,8 +168,10 @@ impl Lab {
     }
 
     async fn chat(&self, body: &Value, headers: &[(&str, &str)]) -> Response<Body> {
-        let mut all = vec![("authorization", "Bearer sk-webui")];
-        all.extend(headers);
+        let mut all = headers.to_vec();
+        if !headers.iter().any(|(name, _)| *name == "authorization") {
+            all.push(("authorization", "Bearer sk-webui"));
+        }
         self.call(request(Method::POST, "/v1/chat/completions", &all, Body::from(body.to_string())))
             .await
     }

@@ -75,4 +75,20 @@ pub trait Engines: fmt::Debug + Send + Sync {
     /// The worker's own status: `SLOTS_BUSY`, `MODEL_NOT_FOUND`, `ENGINE_NOT_READY`, or unreachable.
     async fn chat(&self, worker: &HostName, request: ChatCompleteRequest)
     -> Result<Pieces, Status>;
+
+    /// Has a worker load a model; returns when it has begun, and goes on by itself.
+    ///
+    /// # Errors
+    /// The worker's own status, `MODEL_NOT_FOUND` or unreachable.
+    async fn load(&self, _worker: &HostName, _model: &ModelName) -> Result<(), Status> {
+        Err(Status::unimplemented("this engine keeps its models loaded"))
+    }
+
+    /// Has a worker unload a model, after what runs on it.
+    ///
+    /// # Errors
+    /// As [`Engines::load`].
+    async fn unload(&self, _worker: &HostName, _model: &ModelName) -> Result<(), Status> {
+        Err(Status::unimplemented("this engine keeps its models loaded"))
+    }
 }

@@ -4,17 +4,19 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
+use homelab_common::lifecycle::Tasks;
 use homelab_domain::{
     fleet::HostState,
-    ids::HostName,
+    ids::{HostName, ModelName},
     site::{DaemonKind, Site},
 };
 use homelab_proto::inference::v1::{
-    ChatCompleteRequest, inference_service_client::InferenceServiceClient,
+    ChatCompleteRequest, LoadModelRequest, UnloadModelRequest,
+    inference_service_client::InferenceServiceClient,
 };
 use homelab_rpc::status::{Reason, fail};
 use tokio::sync::watch;
-use tonic::{Code, Status};
+use tonic::{Code, Status, transport::Channel};
 
 use super::{
     engines::{Contact, Engines, Pieces, WorkerSeen},
@@ -33,13 +35,14 @@ const REQUEST_SLACK_BYTES: usize = 64 * 1024;
 pub struct FleetEngines {
     fleet: Fleet,
     site: watch::Receiver<Arc<Site>>,
+    tasks: Tasks,
 }
 
 impl FleetEngines {
     /// The workers of `fleet`, by tier of `site`.
     #[must_use]
-    pub fn new(fleet: Fleet, site: watch::Receiver<Arc<Site>>) -> Self {
-        Self { fleet, site }
+    pub fn new(fleet: Fleet, site: watch::Receiver<Arc<Site>>, tasks: Tasks) -> Self {
+        Self { fleet, site, tasks }
     }
 }
 
@@ -68,17 +71,35 @@ impl Engines for FleetEngines {
         worker: &HostName,
         request: ChatCompleteRequest,
     ) -> Result<Pieces, Status> {
+        let pieces = self.client(worker)?.chat_complete(request).await?.into_inner();
+        Ok(pieces.boxed())
+    }
+
+    async fn load(&self, worker: &HostName, model: &ModelName) -> Result<(), Status> {
+        let request = LoadModelRequest { model: model.to_string() };
+        let mut progress = self.client(worker)?.load_model(request).await?.into_inner();
+        // The worker's state says how it goes; the stream is read so that it is not broken off.
+        self.tasks.spawn(async move { while let Ok(Some(_)) = progress.message().await {} });
+        Ok(())
+    }
+
+    async fn unload(&self, worker: &HostName, model: &ModelName) -> Result<(), Status> {
+        let request = UnloadModelRequest { model: model.to_string() };
+        self.client(worker)?.unload_model(request).await.map(drop)
+    }
+}
+
+impl FleetEngines {
+    fn client(&self, worker: &HostName) -> Result<InferenceServiceClient<Channel>, Status> {
         let Some(channel) = self.fleet.channel(worker, DaemonKind::GpuWorker) else {
             let message = format!(
                 "the gpu-worker of {worker} does not answer; see `labctl host show {worker}`"
             );
             return Err(fail(Code::Unavailable, Reason::HOST_UNREACHABLE, message));
         };
-        let mut client = InferenceServiceClient::new(channel)
+        Ok(InferenceServiceClient::new(channel)
             .max_decoding_message_size(PIECE_BYTES_MAX)
-            .max_encoding_message_size(REQUEST_BYTES_MAX + REQUEST_SLACK_BYTES);
-        let pieces = client.chat_complete(request).await?.into_inner();
-        Ok(pieces.boxed())
+            .max_encoding_message_size(REQUEST_BYTES_MAX + REQUEST_SLACK_BYTES))
     }
 }
 

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream};
 use homelab_common::{chance::SeededChance, clock::ManualClock, lifecycle::Tasks};
 use homelab_domain::{
-    ids::{HostName, JobId},
+    ids::{HostName, JobId, ModelName},
     job::{Job, JobRequest, JobStateKind, Record, RequestForm},
     site::{Site, Tier},
 };
@@ -96,6 +96,7 @@ pub(crate) struct Scripted {
     requests: Mutex<Vec<ChatCompleteRequest>>,
     busy: Arc<AtomicU32>,
     gate: Arc<Notify>,
+    changes: Mutex<Vec<String>>,
 }
 
 /// Counts a request as running until its stream is dropped.
@@ -126,6 +127,11 @@ impl Scripted {
     /// Every request so far.
     pub(crate) fn requests(&self) -> Vec<ChatCompleteRequest> {
         lock(&self.requests).clone()
+    }
+
+    /// What was to be loaded and unloaded, in order.
+    pub(crate) fn changes(&self) -> Vec<String> {
+        lock(&self.changes).clone()
     }
 
     pub(crate) fn contact(&self, host: &str, contact: Contact) {
@@ -192,6 +198,16 @@ impl Engines for Scripted {
         });
         Ok(pieces.boxed())
     }
+
+    async fn load(&self, worker: &HostName, model: &ModelName) -> Result<(), Status> {
+        lock(&self.changes).push(format!("load {model} on {worker}"));
+        Ok(())
+    }
+
+    async fn unload(&self, worker: &HostName, model: &ModelName) -> Result<(), Status> {
+        lock(&self.changes).push(format!("unload {model} on {worker}"));
+        Ok(())
+    }
 }
 
 const fn chunk_bytes(chunk: &'static str) -> &'static [u8] {
@@ -244,6 +260,7 @@ impl Rig {
             requests: Mutex::default(),
             busy: Arc::default(),
             gate: Arc::default(),
+            changes: Mutex::default(),
         });
         let jobs = Jobs::new(Parts {
             store: Arc::clone(&store),

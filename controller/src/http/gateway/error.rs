@@ -1,11 +1,12 @@
 //! Errors in the shape that OpenAI clients read: always the four keys `message`, `type`, `param`
 //! and `code`, because SDKs index them without asking whether they are there.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use homelab_domain::allowance::{Exhausted, Refusal};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -19,6 +20,7 @@ pub struct ApiError {
     message: String,
     param: Option<&'static str>,
     retry: Retry,
+    headers: Option<Box<HeaderMap>>,
 }
 
 /// What the client is told about trying again.
@@ -31,7 +33,16 @@ enum Retry {
     Never,
     /// After this long.
     After(Duration),
+    /// Not by itself, and by a person not before this long.
+    LaterByHand(Duration),
 }
+
+/// What the gateway serves, for those who ask for something else.
+const SERVED: &str = "The gateway serves /v1/models, /v1/chat/completions, /v1/responses, /v1/completions, \
+                      /v1/embeddings, /v1/rerank, /v1/files and /v1/batches.";
+
+/// The longest that SDKs wait by themselves.
+const SDK_WAIT_MAX: Duration = Duration::from_secs(120);
 
 impl ApiError {
     /// 400: the request itself is wrong in `param`.
@@ -61,9 +72,7 @@ impl ApiError {
 
     /// 404: no such path.
     pub fn no_such_path(path: &str) -> Self {
-        let message = format!(
-            "There is no `{path}` here. The gateway serves /v1/models and /v1/chat/completions."
-        );
+        let message = format!("There is no `{path}` here. {SERVED}");
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "unknown_url", message)
     }
 
@@ -75,6 +84,17 @@ impl ApiError {
             "method_not_allowed",
             message,
         )
+    }
+
+    /// 403: the key is known and may not do `what`.
+    pub fn not_allowed(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "permission_error", code, message)
+    }
+
+    /// 404: there is no such thing as `what` for this key.
+    pub fn not_found(what: impl fmt::Display) -> Self {
+        let message = format!("There is no {what}.");
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
     }
 
     /// 409: an idempotency key was used for another request.
@@ -100,6 +120,20 @@ impl ApiError {
             .retry_after(after)
     }
 
+    /// 429: a limit of the key is used up.
+    pub fn used_up(refusal: &Refusal) -> Self {
+        // The words by which SDKs and their users tell "wait a little" from "that was all".
+        let (kind, code) = match refusal.exhausted {
+            Exhausted::Requests | Exhausted::AtOnce => ("requests", "rate_limit_exceeded"),
+            Exhausted::Tokens => ("tokens", "rate_limit_exceeded"),
+            Exhausted::Budget => ("insufficient_quota", "insufficient_quota"),
+        };
+        let message = format!("The limit is reached: {refusal}.");
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, kind, code, message);
+        let after = refusal.retry_after;
+        if after > SDK_WAIT_MAX { error.by_hand_after(after) } else { error.retry_after(after) }
+    }
+
     /// 500: our fault; the log has the chain under the request's id.
     pub fn internal() -> Self {
         let message = "The gateway failed. The log of homelab-controller says why, under the id in `x-request-id`.";
@@ -109,9 +143,7 @@ impl ApiError {
 
     /// 501: part of the API, and not built.
     pub fn not_built(missing: &str) -> Self {
-        let message = format!(
-            "{missing} is not built yet. The gateway serves /v1/models and /v1/chat/completions."
-        );
+        let message = format!("{missing} is not built yet. {SERVED}");
         Self::new(StatusCode::NOT_IMPLEMENTED, "invalid_request_error", "not_built_yet", message)
             .never_retry()
     }
@@ -119,6 +151,15 @@ impl ApiError {
     /// 502: the engine failed; `code` is the stable reason of the job.
     pub fn engine(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, "server_error", code, message).never_retry()
+    }
+
+    /// 503: every attempt that the queue makes has been made; one more by hand may help later.
+    pub fn unreachable(
+        code: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+        after: Duration,
+    ) -> Self {
+        Self::unavailable(code, message, after).by_hand_after(after)
     }
 
     /// 503: cannot be taken now.
@@ -193,7 +234,18 @@ impl ApiError {
             message: message.into(),
             param: None,
             retry: Retry::Unsaid,
+            headers: None,
         }
+    }
+
+    /// The same with more headers.
+    #[must_use]
+    pub fn with_headers(self, headers: HeaderMap) -> Self {
+        Self { headers: Some(Box::new(headers)), ..self }
+    }
+
+    fn by_hand_after(self, after: Duration) -> Self {
+        Self { retry: Retry::LaterByHand(after), ..self }
     }
 
     fn about(self, param: Option<&'static str>) -> Self {
@@ -214,14 +266,19 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, self.body()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        match self.retry {
-            Retry::Unsaid => {}
-            Retry::Never => {
-                headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
-            }
-            Retry::After(after) => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
-            }
+        if let Some(more) = self.headers {
+            headers.extend(*more);
+        }
+        if matches!(self.retry, Retry::Never | Retry::LaterByHand(_)) {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        if let Retry::After(after) | Retry::LaterByHand(after) = self.retry {
+            // Rounded up: who comes back a moment too early is refused again.
+            let seconds = after.as_millis().div_ceil(1_000).max(1);
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)),
+            );
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -58,6 +58,17 @@ pub fn open_webui_status(description: &str, progress: Progress) -> Bytes {
     serde_json::to_vec(&outer).map_or_else(|_| comment(description), |json| data(&json))
 }
 
+/// Has Open WebUI show another model's name above the answer: the one that gave it.
+#[must_use]
+pub fn open_webui_model(model: &str) -> Bytes {
+    #[derive(Serialize)]
+    struct Selected<'a> {
+        selected_model_id: &'a str,
+    }
+    serde_json::to_vec(&Selected { selected_model_id: model })
+        .map_or_else(|_| comment(model), |json| data(&json))
+}
+
 /// Whether Open WebUI goes on showing its spinner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {

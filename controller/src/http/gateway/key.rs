@@ -1,13 +1,14 @@
-//! Virtual API keys: names for callers of the gateway, with the tiers that they may use.
+//! Virtual API keys: names for callers of the gateway, with the tiers and how much they may use.
 //!
-//! A keys file has one key a line, `name sha256 [tiers]`: the SHA-256 of the key in hexadecimal,
-//! so that the file opens nothing for who reads it, and the tiers separated by commas; without
-//! them, all that stay in the house. The one who makes a key takes 32 random bytes, so a plain
-//! hash is enough: there is nothing to guess.
+//! A keys file has one key a line, `name sha256 [tiers] [setting...]`: the SHA-256 of the key in
+//! hexadecimal, so that the file opens nothing for who reads it; the tiers separated by commas,
+//! without them all that stay in the house; and settings: `requests=60/min`, `tokens=20000/min`,
+//! `tokens=2000000/day`, `at-once=8`, and `manage-models` for who may load and unload. The one who
+//! makes a key takes 32 random bytes, so a plain hash is enough: there is nothing to guess.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use homelab_domain::site::Tier;
+use homelab_domain::{allowance::Limits, site::Tier};
 use ring::digest;
 
 /// Keys in one file.
@@ -16,25 +17,42 @@ const KEYS_MAX: usize = 1_000;
 /// Tiers of a key that names none: those that keep text in the house.
 const TIERS_DEFAULT: &[Tier] = &[Tier::Bronze, Tier::Silver];
 
+/// The setting of a key that may load and unload models.
+const MANAGE: &str = "manage-models";
+
 /// The keys of the gateway.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct KeyRing {
-    keys: Arc<[Key]>,
+    keys: Arc<[Hashed]>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
-struct Key {
-    caller: Arc<Caller>,
+struct Hashed {
+    key: Arc<Key>,
     hash: [u8; digest::SHA256_OUTPUT_LEN],
 }
 
-/// Who calls the gateway.
+/// What a key of the gateway is good for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// Name of the key.
+pub struct Key {
+    /// Its name, by which its jobs are known.
     pub name: String,
     /// Tiers that it may use.
     pub tiers: Vec<Tier>,
+    /// How much it may ask for.
+    pub limits: Limits,
+    /// Whether it may load and unload models.
+    pub models: Models,
+}
+
+/// What a key may do with the models themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Models {
+    /// Use them.
+    #[default]
+    Use,
+    /// Load and unload them too.
+    Manage,
 }
 
 /// What is wrong in a keys file.
@@ -48,16 +66,17 @@ pub struct InvalidKeys {
 }
 
 impl KeyRing {
-    /// The caller whose key was shown. Each key is compared to the end, so that the time taken says
-    /// nothing about any of them.
+    /// The key that was shown. Each is compared to the end, so that the time taken says nothing about
+    /// any of them.
     #[must_use]
-    pub fn caller(&self, shown: &str) -> Option<Arc<Caller>> {
+    pub fn find(&self, shown: &str) -> Option<Arc<Key>> {
         let hash = digest::digest(&digest::SHA256, shown.as_bytes());
         let mut found = None;
-        for key in self.keys.iter() {
-            let differing = key.hash.iter().zip(hash.as_ref()).fold(0, |all, (a, b)| all | (a ^ b));
+        for hashed in self.keys.iter() {
+            let pairs = hashed.hash.iter().zip(hash.as_ref());
+            let differing = pairs.fold(0, |all, (a, b)| all | (a ^ b));
             if differing == 0 {
-                found = Some(&key.caller);
+                found = Some(&hashed.key);
             }
         }
         found.map(Arc::clone)
@@ -78,7 +97,7 @@ impl KeyRing {
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.keys.iter().map(|key| &key.caller.name)).finish()
+        f.debug_list().entries(self.keys.iter().map(|hashed| &hashed.key.name)).finish()
     }
 }
 
@@ -86,32 +105,30 @@ impl FromStr for KeyRing {
     type Err = InvalidKeys;
 
     fn from_str(text: &str) -> Result<Self, InvalidKeys> {
-        let mut keys: Vec<Key> = Vec::new();
+        let mut keys: Vec<Hashed> = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line_number = index + 1;
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let key = key(line).map_err(|rule| InvalidKeys { line: line_number, rule })?;
-            if keys.iter().any(|other| other.caller.name == key.caller.name) {
+            let hashed = key(line).map_err(|rule| InvalidKeys { line: line_number, rule })?;
+            if keys.iter().any(|other| other.key.name == hashed.key.name) {
                 return Err(InvalidKeys { line: line_number, rule: "the name stands twice" });
             }
             if keys.len() >= KEYS_MAX {
                 return Err(InvalidKeys { line: line_number, rule: "more than 1,000 keys" });
             }
-            keys.push(key);
+            keys.push(hashed);
         }
         Ok(Self { keys: keys.into() })
     }
 }
 
-fn key(line: &str) -> Result<Key, &'static str> {
-    let mut words = line.split_whitespace();
-    let (Some(name), Some(hash), tiers, None) =
-        (words.next(), words.next(), words.next(), words.next())
-    else {
-        return Err("it must be `name sha256 [tiers]`");
+fn key(line: &str) -> Result<Hashed, &'static str> {
+    let mut words = line.split_whitespace().peekable();
+    let (Some(name), Some(hash)) = (words.next(), words.next()) else {
+        return Err("it must be `name sha256 [tiers] [setting...]`");
     };
     if name.len() > 64
         || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
@@ -120,7 +137,7 @@ fn key(line: &str) -> Result<Key, &'static str> {
     }
     let hash =
         hex(hash).ok_or("the hash is not 64 hexadecimal digits, as `sha256sum` prints them")?;
-    let tiers = match tiers {
+    let tiers = match words.next_if(|word| *word != MANAGE && !word.contains('=')) {
         None => TIERS_DEFAULT.to_vec(),
         Some(list) => list
             .split(',')
@@ -128,7 +145,36 @@ fn key(line: &str) -> Result<Key, &'static str> {
             .collect::<Option<_>>()
             .ok_or("a tier is not bronze, silver or gold")?,
     };
-    Ok(Key { caller: Arc::new(Caller { name: name.to_owned(), tiers }), hash })
+    let mut key =
+        Key { name: name.to_owned(), tiers, limits: Limits::default(), models: Models::Use };
+    for word in words {
+        setting(&mut key, word).ok_or(
+            "a setting is not one of `requests=N/min`, `tokens=N/min`, `tokens=N/day`, `at-once=N` and \
+             `manage-models`, or stands twice, or its number is not 1 or more",
+        )?;
+    }
+    Ok(Hashed { key: Arc::new(key), hash })
+}
+
+/// Takes one setting; none when it is not understood, or was given before.
+fn setting(key: &mut Key, word: &str) -> Option<()> {
+    if word == MANAGE {
+        let before = std::mem::replace(&mut key.models, Models::Manage);
+        return (before == Models::Use).then_some(());
+    }
+    let (name, value) = word.split_once('=')?;
+    let (number, per) = value.split_once('/').unwrap_or((value, ""));
+    let number: u64 = number.parse().ok().filter(|number| *number > 0)?;
+    let small = u32::try_from(number).ok();
+    let limits = &mut key.limits;
+    let before = match (name, per) {
+        ("requests", "min") => limits.requests_per_minute.replace(small?).map(u64::from),
+        ("tokens", "min") => limits.tokens_per_minute.replace(small?).map(u64::from),
+        ("tokens", "day") => limits.tokens_per_day.replace(number),
+        ("at-once", "") => limits.at_once.replace(small?).map(u64::from),
+        _ => return None,
+    };
+    before.is_none().then_some(())
 }
 
 fn tier(word: &str) -> Option<Tier> {
@@ -174,11 +220,11 @@ mod tests {
             hashed("sk-batch").to_uppercase()
         );
         let ring: KeyRing = text.parse().expect("is valid");
-        let webui = ring.caller("sk-webui").expect("is known");
+        let webui = ring.find("sk-webui").expect("is known");
         assert_eq!((webui.name.as_str(), webui.tiers.as_slice()), ("webui", TIERS_DEFAULT));
-        assert_eq!(ring.caller("sk-batch").expect("is known").tiers, [Tier::Bronze, Tier::Gold]);
+        assert_eq!(ring.find("sk-batch").expect("is known").tiers, [Tier::Bronze, Tier::Gold]);
         for wrong in ["", "sk-webu", "sk-webui ", WEBUI, &hashed("sk-webui")] {
-            assert_eq!(ring.caller(wrong), None, "{wrong}");
+            assert_eq!(ring.find(wrong), None, "{wrong}");
         }
     }
 
@@ -187,7 +233,7 @@ mod tests {
         let rule = |text: &str| text.parse::<KeyRing>().expect_err("is invalid");
         assert_eq!(
             rule("\nwebui"),
-            InvalidKeys { line: 2, rule: "it must be `name sha256 [tiers]`" }
+            InvalidKeys { line: 2, rule: "it must be `name sha256 [tiers] [setting...]`" }
         );
         assert!(rule(&format!("a {WEBUI}\na {WEBUI}")).rule.contains("twice"));
         assert!(rule(&format!("a {WEBUI} iron")).rule.contains("tier"));
@@ -198,6 +244,28 @@ mod tests {
             !rule(secret).to_string().contains("secret"),
             "the key itself must not get into a log"
         );
+    }
+
+    #[test]
+    fn settings_say_how_much_a_key_may_use() {
+        let hash = hashed("sk-a");
+        let ring: KeyRing =
+            format!("a {hash} silver requests=60/min tokens=2000/min tokens=90000/day at-once=4 manage-models")
+                .parse()
+                .expect("is valid");
+        let key = ring.find("sk-a").expect("is known");
+        assert_eq!((key.tiers.as_slice(), key.models), ([Tier::Silver].as_slice(), Models::Manage));
+        let Limits { requests_per_minute, tokens_per_minute, tokens_per_day, at_once } = key.limits;
+        assert_eq!((requests_per_minute, tokens_per_minute), (Some(60), Some(2_000)));
+        assert_eq!((tokens_per_day, at_once), (Some(90_000), Some(4)));
+        let ring: KeyRing = format!("a {hash} at-once=1").parse().expect("tiers may be left out");
+        assert_eq!(ring.find("sk-a").expect("is known").tiers, TIERS_DEFAULT);
+        for wrong in
+            ["requests=60", "requests=0/min", "tokens=9/hour", "at-once=x", "at-once=1 at-once=2"]
+        {
+            let error = format!("a {hash} bronze {wrong}").parse::<KeyRing>().expect_err(wrong);
+            assert!(error.rule.contains("at-once"), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -7,10 +7,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use homelab_proto::inference::v1::ModelState;
-use http::{HeaderValue, header};
 use serde::Serialize;
 
-use super::{Gateway, error::ApiError, key::Caller};
+use super::{Gateway, chat, error::ApiError, key::Key};
 use crate::job::{engines::Contact, models::TierModel};
 
 #[derive(Serialize)]
@@ -44,8 +43,8 @@ struct Meta {
 
 /// The models that the caller may use.
 pub(super) async fn list(State(gateway): State<Gateway>, request: Request) -> Response {
-    let response = match gateway.caller(request.headers()) {
-        Ok(caller) => json(&List { object: "list", data: rows(&gateway, &caller).collect() }),
+    let response = match gateway.keys.find(request.headers()) {
+        Ok(key) => json(&List { object: "list", data: rows(&gateway, &key).collect() }),
         Err(error) => error.into_response(),
     };
     gateway.metrics.answered("models", response.status());
@@ -58,8 +57,8 @@ pub(super) async fn get(
     Path(model): Path<String>,
     request: Request,
 ) -> Response {
-    let response = match gateway.caller(request.headers()) {
-        Ok(caller) => match rows(&gateway, &caller).find(|row| row.id == model) {
+    let response = match gateway.keys.find(request.headers()) {
+        Ok(key) => match rows(&gateway, &key).find(|row| row.id == model) {
             Some(row) => json(&row),
             None => ApiError::model_not_found(&model).into_response(),
         },
@@ -69,12 +68,15 @@ pub(super) async fn get(
     response
 }
 
-fn rows(gateway: &Gateway, caller: &Arc<Caller>) -> impl Iterator<Item = Row> {
-    let (caller, created) = (Arc::clone(caller), gateway.started_at.as_second());
-    let models = gateway.jobs.models().into_iter();
-    models
-        .filter(move |model| caller.tiers.contains(&model.tier))
-        .map(move |model| row(&model, created))
+/// The models of the tiers that a key may use.
+pub(super) fn models_of(gateway: &Gateway, key: &Arc<Key>) -> impl Iterator<Item = TierModel> {
+    let key = Arc::clone(key);
+    gateway.jobs.models().into_iter().filter(move |model| key.tiers.contains(&model.tier))
+}
+
+fn rows(gateway: &Gateway, key: &Arc<Key>) -> impl Iterator<Item = Row> {
+    let created = gateway.started_at.as_second();
+    models_of(gateway, key).map(move |model| row(&model, created))
 }
 
 fn row(model: &TierModel, created: i64) -> Row {
@@ -100,10 +102,10 @@ fn status(model: &TierModel) -> &'static str {
     }
 }
 
-fn json(body: &impl Serialize) -> Response {
+/// An answer of a known form.
+pub(super) fn json(body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
-        Ok(body) => ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body)
-            .into_response(),
+        Ok(body) => chat::json(body.into()),
         Err(_) => ApiError::internal().into_response(),
     }
 }

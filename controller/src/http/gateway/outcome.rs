@@ -10,7 +10,7 @@ use homelab_domain::{
 use super::error::ApiError;
 use crate::job::submission::Refused;
 
-/// When a worker that is not there is worth another try.
+/// When a worker that is not there is worth another try by hand; the queue has made its own.
 const WORKER_RETRY: Duration = Duration::from_secs(30);
 
 /// When a controller that stops is probably back.
@@ -51,7 +51,7 @@ pub(super) fn of_end(job: &Job) -> Result<(), ApiError> {
             "ENGINE_REFUSED" | "INVALID_REQUEST" => ApiError::invalid(None, message),
             "MODEL_NOT_FOUND" => ApiError::model_not_found(job.spec().model.as_str()),
             "WORKER_UNREACHABLE" | "HOST_UNREACHABLE" => {
-                ApiError::unavailable(code, message, WORKER_RETRY)
+                ApiError::unreachable(code, message, WORKER_RETRY)
             }
             _ => ApiError::engine(code, message),
         }),

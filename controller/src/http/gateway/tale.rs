@@ -1,40 +1,64 @@
 //! The events of one streamed answer, in order.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, fmt, sync::Arc, time::Duration};
 
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
 use bytes::Bytes;
+use futures_util::stream;
 use homelab_common::error_chain::Chain;
-use homelab_domain::{ids::JobId, job::Job, site::Tier};
-use serde::{Deserialize, de::IgnoredAny};
+use homelab_domain::job::{Job, JobEvent, JobParts, JobRequest, JobSpec, JobState};
+use homelab_store::Piece;
+use http::{HeaderName, HeaderValue, header};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::{
+    ask::Asked,
     client::Client,
     error::ApiError,
     frame::{self, Progress},
     outcome,
-    request::Usage,
 };
-use crate::job::{
-    Accepted,
-    follow::{Follower, Told},
-};
-use homelab_store::Piece;
+use crate::job::follow::{Follower, Told};
 
 /// Silence after which a comment is sent. Proxies and clients commonly give up after 30 s or more.
 const PING: Duration = Duration::from_secs(10);
+
+const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// How an answer is told in one dialect of the API.
+pub(super) trait Voice: fmt::Debug + Send {
+    /// What is said before anything has happened.
+    fn opening(&mut self) -> Vec<Bytes> {
+        Vec::new()
+    }
+
+    /// The next piece, as it is shown; nothing when it is not.
+    fn piece(&mut self, piece: &Piece) -> Vec<Bytes>;
+
+    /// What is said when the answer is complete.
+    fn ending(&mut self) -> Vec<Bytes>;
+
+    /// What is said when there is none, or no more.
+    fn failure(&mut self, error: &ApiError) -> Vec<Bytes>;
+}
 
 /// A streamed answer that is told event by event.
 #[derive(Debug)]
 pub(super) struct Tale {
     follower: Follower,
     client: Client,
-    usage: Usage,
+    voice: Box<dyn Voice>,
     is_open_webui: bool,
-    id: JobId,
-    tier: Tier,
+    /// The job without its text, to ask how it stands.
+    job: Box<Job>,
+    /// Another model than the one that was asked for, until it has been said.
+    other_model: Option<String>,
+    worker: Option<String>,
     stopping: CancellationToken,
     ping_due: Instant,
     frames: VecDeque<Bytes>,
@@ -43,30 +67,47 @@ pub(super) struct Tale {
     is_over: bool,
 }
 
+/// The answer whose body is a tale.
+pub(super) fn streamed(tale: Tale) -> Response {
+    let frames = stream::unfold(tale, |mut tale| async {
+        let frame = tale.next().await?;
+        Some((Ok::<_, Infallible>(frame), tale))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        // A proxy that collects events before it passes them on would hold back every word.
+        (BUFFERING, HeaderValue::from_static("no")),
+    ];
+    (headers, Body::from_stream(frames)).into_response()
+}
+
 impl Tale {
-    pub(super) fn new(
-        accepted: Accepted,
-        client: Client,
-        usage: Usage,
-        is_open_webui: bool,
-    ) -> Self {
-        let Accepted { job, follower, .. } = accepted;
+    pub(super) fn new(asked: Asked, voice: Box<dyn Voice>, model: &str) -> Self {
+        let Asked { accepted, client, caller } = asked;
+        let model_of_job = accepted.job.spec().model.as_str();
+        let other_model = (model_of_job != model).then(|| model_of_job.to_owned());
         let mut tale = Self {
-            id: job.id(),
-            tier: job.spec().tier,
-            follower,
+            job: Box::new(without_text(&accepted.job)),
+            other_model,
+            worker: None,
+            follower: accepted.follower,
             stopping: client.jobs().parts().tasks.stopping(),
             client,
-            usage,
-            is_open_webui,
+            voice,
+            is_open_webui: caller.is_open_webui,
             ping_due: Instant::now() + PING,
             frames: VecDeque::new(),
             status_shown: false,
             text_shown: false,
             is_over: false,
         };
-        if job.state().kind().is_pending() {
-            tale.waiting(&job.state().because().message, job.state().because().reason.as_str());
+        tale.frames.extend(tale.voice.opening());
+        if accepted.job.state().kind().is_pending() {
+            let because = accepted.job.state().because();
+            tale.waiting(&because.message, because.reason.as_str());
+        } else {
+            tale.worker = accepted.job.state().lease().map(|lease| lease.worker.to_string());
         }
         tale
     }
@@ -87,7 +128,7 @@ impl Tale {
                 // is cancelled with the connection.
                 () = self.stopping.cancelled(), if !self.text_shown => {
                     self.is_over = true;
-                    self.frames.push_back(frame::data(&outcome::stopping().body()));
+                    self.frames.extend(self.voice.failure(&outcome::stopping()));
                     continue;
                 }
                 () = tokio::time::sleep_until(self.ping_due) => {
@@ -99,7 +140,7 @@ impl Tale {
                 Ok(Some(told)) => self.take(told),
                 Ok(None) => self.is_over = true,
                 Err(error) => {
-                    error!(job = %self.id, error = %Chain(&error), "could not follow a job of the gateway");
+                    error!(job = %self.job.id(), error = %Chain(&error), "could not follow a job of the gateway");
                     self.fail(&ApiError::internal());
                 }
             }
@@ -111,7 +152,7 @@ impl Tale {
             Told::State(event) if event.state.is_pending() => {
                 self.waiting(&event.message, event.reason.as_str());
             }
-            Told::State(_) => {}
+            Told::State(event) => self.given_to(&event),
             Told::Piece(piece) => self.piece(&piece),
             Told::Restarted(_) if self.text_shown => {
                 let words = "The worker was lost after text had been shown, and the answer begins again elsewhere.";
@@ -122,54 +163,80 @@ impl Tale {
         }
     }
 
-    fn piece(&mut self, piece: &Piece) {
-        if piece.openai_chunk.is_empty() || (self.usage == Usage::Hidden && is_usage(piece)) {
+    fn given_to(&mut self, event: &JobEvent) {
+        if let Some(worker) = &event.worker {
+            self.worker = Some(worker.to_string());
+        }
+    }
+
+    fn piece(&mut self, piece: &Arc<Piece>) {
+        self.client.is_shown_a_piece();
+        let shown = self.voice.piece(piece);
+        if shown.is_empty() {
             return;
         }
-        self.end_status("It is your turn.");
+        if !self.text_shown {
+            self.begin();
+        }
+        self.frames.extend(shown);
+    }
+
+    /// Before the first text: who answers, for those who show it.
+    fn begin(&mut self) {
         self.text_shown = true;
-        self.frames.push_back(frame::data(&piece.openai_chunk));
+        let tier = self.job.spec().tier;
+        let description = match &self.worker {
+            Some(worker) => format!("{worker} ({tier}) answers."),
+            None => format!("{tier} answers."),
+        };
+        self.end_status(&description);
+        if let Some(model) = self.other_model.take().filter(|_| self.is_open_webui) {
+            self.frames.push_back(frame::open_webui_model(&model));
+        }
     }
 
     fn end(&mut self, job: &Job) {
+        self.client.is_served_by(job);
         match outcome::of_end(job) {
             Ok(()) => {
                 self.end_status("Done.");
-                self.client.is_served();
                 self.is_over = true;
-                self.frames.push_back(frame::DONE);
+                self.frames.extend(self.voice.ending());
             }
             Err(error) => self.fail(&error),
         }
     }
 
-    /// A stream that has begun cannot change its status: the error is its last event, and no
-    /// `[DONE]` follows.
     fn fail(&mut self, error: &ApiError) {
         self.end_status("It failed.");
         self.client.is_served();
         self.is_over = true;
-        self.frames.push_back(frame::data(&error.body()));
+        self.frames.extend(self.voice.failure(error));
     }
 
     fn ping(&mut self) {
         let plan = self.client.jobs().plan();
-        match plan.standing(self.id).and_then(|standing| standing.because.first()) {
+        match plan.standing(self.job.id()).and_then(|standing| standing.because.first()) {
             Some(because) if !self.text_shown => {
-                self.waiting(&because.message, because.reason.as_str())
+                self.waiting(&because.message, because.reason.as_str());
             }
             _ => self.frames.push_back(frame::comment("still there")),
         }
     }
 
     fn waiting(&mut self, message: &str, reason: &str) {
-        let plan = self.client.jobs().plan();
-        let position = plan.standing(self.id).map_or(1, |standing| standing.position);
-        let tier = self.tier;
-        let words = format!("queued position={position} tier={tier} reason={reason}");
+        let explained = self.client.jobs().explain(&self.job);
+        let position = explained.position.unwrap_or(1);
+        let tier = self.job.spec().tier;
+        let mut words = format!("queued position={position} tier={tier} reason={reason}");
+        let mut description = format!("Waiting for {tier}, place {position}: {message}");
+        if let Some(wait) = explained.expected_wait {
+            let seconds = wait.as_secs();
+            words.push_str(&format!(" eta_s={seconds}"));
+            description.push_str(&format!(", about {seconds} s"));
+        }
         self.frames.push_back(frame::comment(&words));
         if self.is_open_webui {
-            let description = format!("Waiting for {tier}, place {position}: {message}");
             self.status_shown = true;
             self.frames.push_back(frame::open_webui_status(&description, Progress::Waiting));
         }
@@ -182,37 +249,29 @@ impl Tale {
     }
 }
 
-/// The chunk that the gateway asks for on its own account: usage, and no choice. Only a chunk
-/// without text is looked into.
-fn is_usage(piece: &Piece) -> bool {
-    #[derive(Deserialize)]
-    struct Chunk {
-        #[serde(default)]
-        choices: Vec<IgnoredAny>,
-        usage: Option<IgnoredAny>,
-    }
-    piece.content.is_empty()
-        && piece.reasoning.is_empty()
-        && serde_json::from_slice::<Chunk>(&piece.openai_chunk)
-            .is_ok_and(|chunk| chunk.choices.is_empty() && chunk.usage.is_some())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_usage_chunk_is_hidden() {
-        let piece =
-            |chunk: &str| Piece { openai_chunk: chunk.as_bytes().to_vec(), ..Default::default() };
-        assert!(is_usage(&piece(r#"{"choices":[],"usage":{"total_tokens":3},"timings":{}}"#)));
-        for other in [
-            r#"{"choices":[{"index":0,"delta":{}}],"usage":{"total_tokens":3}}"#,
-            r#"{"choices":[{"delta":{"tool_calls":[]}}]}"#,
-            r#"{"choices":[],"usage":null}"#,
-            r#"{"choices":[],"event":{}}"#,
-        ] {
-            assert!(!is_usage(&piece(other)), "{other}");
-        }
-    }
+/// A request may be 16 MiB, and a tale may wait for hours.
+fn without_text(job: &Job) -> Job {
+    let parts = job.parts();
+    let form = parts.spec.request.form;
+    let spec = JobSpec {
+        id: parts.spec.id,
+        model: parts.spec.model.clone(),
+        tier: parts.spec.tier,
+        priority: parts.spec.priority,
+        submitted_by: parts.spec.submitted_by.clone(),
+        submitted_at: parts.spec.submitted_at,
+        deadline: parts.spec.deadline,
+        tokens_max: parts.spec.tokens_max,
+        record: parts.spec.record,
+        title: String::new(),
+        request: JobRequest { form, bytes: Vec::new() },
+    };
+    let bare = Job::submit(spec.clone());
+    let state = match &parts.state {
+        JobState::Queued { .. } | JobState::Waiting { .. } => parts.state.clone(),
+        // It has a worker now, and is asked about only when it is in the queue again.
+        _ => bare.state().clone(),
+    };
+    let parts = JobParts { spec, enqueued_at: parts.enqueued_at, attempts: parts.attempts, state };
+    Job::from_parts(parts).unwrap_or(bare)
 }

@@ -1,0 +1,199 @@
+//! From a request of any dialect to a job in the queue.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use homelab_common::{chance, error_chain::Chain};
+use homelab_domain::{
+    ids::JobId,
+    job::{JobRequest, Record, RequestForm},
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ring::digest;
+use tracing::error;
+use uuid::Uuid;
+
+use super::{
+    Gateway,
+    caller::Caller,
+    client::Client,
+    error::ApiError,
+    key::Key,
+    outcome,
+    repeat::Sent,
+    request::{ChatRequest, Delivery},
+};
+use crate::job::{Accepted, SubmitError, submission::Submission};
+
+/// When a full queue is worth another try.
+const FULL_RETRY: Duration = Duration::from_secs(30);
+
+/// When a busy store is.
+const STORE_RETRY: Duration = Duration::from_secs(2);
+
+/// Longest `Idempotency-Key`, in bytes.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
+/// Priority of what Open WebUI asks by itself (titles, tags), below that of people.
+const BACKGROUND_PRIORITY: u32 = 20;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const RECORD: HeaderName = HeaderName::from_static("x-homelab-record");
+const JOB: HeaderName = HeaderName::from_static("x-homelab-job");
+
+/// A request that has become a job, and the client that waits for it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) accepted: Accepted,
+    pub(super) client: Client,
+    pub(super) caller: Caller,
+}
+
+/// Has the queue take a chat. `request` is what the engine is sent.
+///
+/// # Errors
+/// What the client did wrong, what it has used up, or why the queue does not take it.
+pub(super) async fn ask(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    chat: &ChatRequest,
+    request: &Bytes,
+) -> Result<Asked, ApiError> {
+    let key = gateway.keys.find(headers)?;
+    let ticket = gateway.meters.enter(&key)?;
+    let caller = Caller::of(headers);
+    let sent = match chat.delivery {
+        Delivery::Whole if !headers.contains_key(&IDEMPOTENCY_KEY) => Sent::of(headers),
+        Delivery::Whole | Delivery::Stream { .. } => Sent::Once,
+    };
+    let before = (sent == Sent::Again).then(|| gateway.repeats.find(&key.name, request)).flatten();
+    let id = match before {
+        Some(id) => id,
+        None => job_id(gateway, &key, headers)?,
+    };
+    let submission = submission(id, &key, &caller, headers, chat, request)?;
+    let repeat = (sent != Sent::Once).then(|| gateway.repeats.keep(&key.name, request, id));
+    let mut client = Client::join(&gateway.jobs, id, &key.name, ticket, repeat);
+    let submitted = gateway.jobs.submit(submission).await.map_err(refused);
+    let accepted = submitted.and_then(|accepted| same_request(accepted, request));
+    // Who is refused is told so; no job of its own is left to cancel.
+    let accepted = accepted.inspect_err(|_| client.is_served())?;
+    Ok(Asked { accepted, client, caller })
+}
+
+/// The headers that tell which job it is and what the key has left.
+pub(super) fn headers_of(asked: &Asked) -> HeaderMap {
+    let mut headers = asked.client.ticket().headers();
+    if let Ok(value) = HeaderValue::from_str(&asked.accepted.job.id().to_string()) {
+        headers.insert(JOB, value);
+    }
+    headers
+}
+
+fn submission(
+    id: JobId,
+    key: &Key,
+    caller: &Caller,
+    headers: &HeaderMap,
+    chat: &ChatRequest,
+    request: &Bytes,
+) -> Result<Submission, ApiError> {
+    let record = match headers.get(&RECORD).map(HeaderValue::as_bytes) {
+        None | Some(b"full") => Record::Full,
+        Some(b"metadata") => Record::Metadata,
+        Some(_) => {
+            return Err(ApiError::invalid(None, "`X-Homelab-Record` is `full` or `metadata`."));
+        }
+    };
+    Ok(Submission {
+        id,
+        model: chat.model.clone(),
+        tier: None,
+        tiers_allowed: key.tiers.clone(),
+        request: JobRequest { form: RequestForm::OpenaiChat, bytes: request.to_vec() },
+        title: chat.title.clone(),
+        priority: caller.is_background.then_some(BACKGROUND_PRIORITY),
+        deadline: None,
+        tokens_max: None,
+        record,
+        submitted_by: submitted_by(key),
+    })
+}
+
+/// As jobs name who asked.
+pub(super) fn submitted_by(key: &Key) -> String {
+    format!("key/{}", key.name)
+}
+
+/// A new id, or the one that belongs to the client's idempotency key.
+fn job_id(gateway: &Gateway, key: &Key, headers: &HeaderMap) -> Result<JobId, ApiError> {
+    let Some(given) = headers.get(&IDEMPOTENCY_KEY) else {
+        return Ok(gateway.new_id().into());
+    };
+    if given.is_empty() || given.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+        return Err(ApiError::invalid(None, "`Idempotency-Key` is 1 to 255 characters."));
+    }
+    let parts = [b"homelab gateway job".as_slice(), key.name.as_bytes(), given.as_bytes()];
+    Ok(derived_id(&parts).into())
+}
+
+/// The id that belongs to `parts`, always the same one.
+pub(super) fn derived_id(parts: &[&[u8]]) -> Uuid {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        context.update(part);
+    }
+    let hash = context.finish();
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
+    // Version 8 (RFC 9562 §5.8): a UUID by a rule of our own.
+    bytes[6] = bytes[6] & 0x0f | 0x80;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    Uuid::from_bytes(bytes)
+}
+
+impl Gateway {
+    /// An id that nobody has.
+    pub(super) fn new_id(&self) -> Uuid {
+        let parts = self.jobs.parts();
+        chance::uuid_v7(parts.clock.as_ref(), parts.chance.as_ref())
+    }
+}
+
+/// A job that was there before must be for the same request.
+fn same_request(accepted: Accepted, request: &Bytes) -> Result<Accepted, ApiError> {
+    if !accepted.repeated {
+        return Ok(accepted);
+    }
+    let before = &accepted.job.spec().request.bytes;
+    if before.is_empty() {
+        return Err(ApiError::conflict(
+            "The request with this `Idempotency-Key` has ended and its text was not kept. Send a new key.",
+        ));
+    }
+    if before != request {
+        return Err(other_request());
+    }
+    Ok(accepted)
+}
+
+fn other_request() -> ApiError {
+    ApiError::conflict("This `Idempotency-Key` was used for another request. Send a new key.")
+}
+
+/// Why the queue does not take a job.
+pub(super) fn refused(error: SubmitError) -> ApiError {
+    match error {
+        SubmitError::Refused(refused) => outcome::of_refusal(&refused),
+        SubmitError::OtherRequest(_) => other_request(),
+        SubmitError::Full { .. } => ApiError::too_many(error.to_string(), FULL_RETRY),
+        SubmitError::Store(source) => store_failed(&source),
+    }
+}
+
+/// The store could not be asked.
+pub(super) fn store_failed(source: &homelab_store::StoreError) -> ApiError {
+    error!(error = %Chain(source), "the store failed under the gateway");
+    ApiError::unavailable("store_busy", "The store could not be used. Try again.", STORE_RETRY)
+}
