@@ -14,6 +14,7 @@ pub mod identity;
 pub mod ids;
 pub mod job;
 pub mod placement;
+pub mod power;
 pub mod reason;
 pub mod recovery;
 pub mod retention;

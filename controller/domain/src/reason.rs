@@ -104,6 +104,68 @@ reasons! {
     EXPECTED_ASLEEP;
     /// A person takes work off the host.
     DRAINED;
+    /// A person holds a host awake.
+    HELD_AWAKE;
+    /// A person holds a host asleep.
+    HELD_ASLEEP;
+    /// A person asked for it.
+    ASKED_FOR;
+    /// Somebody waits for an answer.
+    INTERACTIVE_WAITS;
+    /// So much work waits that waking pays.
+    QUEUE_PAYS;
+    /// Too little work waits for waking to pay.
+    QUEUE_TOO_SMALL;
+    /// A job has waited as long as it may.
+    WAITED_LONG;
+    /// A job must begin soon.
+    LATEST_START_NEAR;
+    /// A time is open in which any work wakes.
+    WAKE_WINDOW;
+    /// Energy costs too much now for work that can wait.
+    ENERGY_DEAR;
+    /// Nothing waits that could wake a host.
+    NOTHING_WAITS;
+    /// Attempts to wake a host failed, and the next one waits.
+    WAKE_BACKS_OFF;
+    /// A host was woken and is on its way.
+    WAKING;
+    /// A boot takes longer than usual.
+    WAKE_LATE;
+    /// Nothing answered to the signal to wake.
+    DID_NOT_WAKE;
+    /// A host began to boot and did not come up.
+    DIED_BOOTING;
+    /// The site file or the host itself does not let it sleep.
+    SLEEP_NOT_ALLOWED;
+    /// Jobs run on a host.
+    JOBS_RUNNING;
+    /// Jobs wait for a host.
+    JOBS_QUEUED;
+    /// A host has not been idle for long enough.
+    NOT_IDLE_LONG;
+    /// A host would be woken again too soon.
+    NEXT_WAKE_SOON;
+    /// Nobody has seen lately that a host comes back.
+    WAKE_UNPROVED;
+    /// No network card is set to wake its host.
+    WAKE_NOT_ARMED;
+    /// Something that must be known is not.
+    FACT_UNKNOWN;
+    /// Guests run on a host.
+    GUESTS_RUNNING;
+    /// Somebody is logged in on a host.
+    SESSIONS_OPEN;
+    /// A backup, replication or other task runs on a host.
+    TASKS_RUNNING;
+    /// A scrub or rebuild of disks runs on a host.
+    SCRUB_RUNNING;
+    /// A program asked the host not to sleep.
+    INHIBITED;
+    /// A run of a backup, a drill or an operation needs a host.
+    RUN_OPEN;
+    /// A host is about to sleep.
+    FALLING_ASLEEP;
     /// There is no verified snapshot.
     NEVER_BACKED_UP;
     /// The newest verified snapshot is older than its target.

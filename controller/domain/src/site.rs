@@ -7,6 +7,7 @@
 mod backup;
 mod check;
 mod network;
+mod power;
 
 use std::{net::IpAddr, time::Duration};
 
@@ -18,6 +19,7 @@ pub use check::SiteProblem;
 pub use network::{
     Cidr, InvalidCidr, InvalidMac, MacAddress, NetworkSegment, SegmentRule, SegmentVerdict,
 };
+pub use power::{Period, Power, Price, SleepMethod, Tariff, WakeMethod, WakeRules};
 
 use crate::{
     ids::{BackupName, HostName, ModelName, RepositoryName, ServiceName, SiteName},
@@ -242,6 +244,8 @@ pub struct Host {
     pub expected_power: ExpectedPower,
     /// Address of the network card that wakes it.
     pub mac: Option<MacAddress>,
+    /// How it is woken and when it sleeps; of matter where it is off until needed.
+    pub power: Power,
     /// Daemons that it runs.
     pub daemons: Vec<Daemon>,
 }

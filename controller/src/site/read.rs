@@ -1,6 +1,7 @@
 //! From TOML to a checked site.
 
 mod backup;
+mod power;
 
 use homelab_common::config::{Document, Report, Section, parse};
 use homelab_domain::{
@@ -29,7 +30,7 @@ pub(super) fn site(
     let zone = head.or("time-zone", Zone::UTC, parse::text(Zone::try_new));
 
     let place = head.or("place", "home".to_owned(), parse::string);
-    let hosts = each(&root, "host", |section| host(section, &place));
+    let hosts = each(&root, "host", |section| host(section, &place, &zone));
     let networks = each(&root, "network", network);
     let segment_rules = each(&root, "segment-rule", segment_rule);
     let services = each(&root, "service", service);
@@ -83,7 +84,7 @@ fn each<'d, T>(
     read.into_iter().collect()
 }
 
-fn host(section: &Section<'_>, home: &str) -> Option<Host> {
+fn host(section: &Section<'_>, home: &str, zone: &Zone) -> Option<Host> {
     let name = section.required("name", parse::text(|text| text.parse()));
     let address = section.required("address", parse::ip_addr);
     let description = section.or("description", String::new(), parse::string);
@@ -105,7 +106,17 @@ fn host(section: &Section<'_>, home: &str) -> Option<Host> {
             None => section.problem(&key, format!("only with `{kind}` among the daemons")),
         }
     }
-    Some(Host { name: name?, address: address?, description, place, expected_power, mac, daemons })
+    let power = power::power(&section.table("power"), zone);
+    Some(Host {
+        name: name?,
+        address: address?,
+        description,
+        place,
+        expected_power,
+        mac,
+        power: power?,
+        daemons,
+    })
 }
 
 fn network(section: &Section<'_>) -> Option<NetworkSegment> {

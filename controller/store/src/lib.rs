@@ -24,6 +24,7 @@ pub use noun::{
     hosts::{HostRecord, Hosts},
     jobs::{Claim, JobCounts, JobFilter, Jobs, Piece, QueueLimits, Submitted, Swept, Waiting},
     leadership::{Leader, Leadership, Tenure},
+    power::{EnergyDay, JobEnergy, Kept, PowerBook, PowerRecord},
     requests::{Remembered, Requests},
     runs::{RunFilter, Runs, Started},
     schedules::{Paused, ScheduleKey, ScheduleRecord, Schedules},

@@ -6,6 +6,7 @@ pub(crate) mod certificates;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
 pub(crate) mod leadership;
+pub(crate) mod power;
 pub(crate) mod requests;
 pub(crate) mod runs;
 pub(crate) mod schedules;

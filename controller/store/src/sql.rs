@@ -12,6 +12,7 @@ mod hosts;
 mod jobs;
 mod leadership;
 mod migrate;
+mod power;
 mod prune;
 mod requests;
 mod row;
@@ -34,8 +35,8 @@ use crate::{
     error::StoreError,
     noun::{
         attestations::Attestations, audit::Audit, certificates::Certificates, hosts::Hosts,
-        jobs::Jobs, leadership::Leadership, requests::Requests, runs::Runs, schedules::Schedules,
-        sessions::Sessions, snapshots::Snapshots, tokens::Tokens,
+        jobs::Jobs, leadership::Leadership, power::PowerBook, requests::Requests, runs::Runs,
+        schedules::Schedules, sessions::Sessions, snapshots::Snapshots, tokens::Tokens,
     },
     store::Tx,
 };
@@ -195,6 +196,10 @@ impl Tx for SqlTx {
 
     fn snapshots(&mut self) -> Box<dyn Snapshots + '_> {
         Box::new(snapshots::InSnapshots(&mut self.conn))
+    }
+
+    fn power(&mut self) -> Box<dyn PowerBook + '_> {
+        Box::new(power::InPower(&mut self.conn))
     }
 
     fn attestations(&mut self) -> Box<dyn Attestations + '_> {

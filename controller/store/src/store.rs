@@ -13,8 +13,8 @@ use crate::{
     error::StoreError,
     noun::{
         attestations::Attestations, audit::Audit, certificates::Certificates, hosts::Hosts,
-        jobs::Jobs, leadership::Leadership, requests::Requests, runs::Runs, schedules::Schedules,
-        sessions::Sessions, snapshots::Snapshots, tokens::Tokens,
+        jobs::Jobs, leadership::Leadership, power::PowerBook, requests::Requests, runs::Runs,
+        schedules::Schedules, sessions::Sessions, snapshots::Snapshots, tokens::Tokens,
     },
 };
 
@@ -80,6 +80,8 @@ pub trait Tx: Send {
 
     /// Snapshots that were seen, and what people let go of them.
     fn snapshots(&mut self) -> Box<dyn Snapshots + '_>;
+    /// Power of hosts that are off until needed.
+    fn power(&mut self) -> Box<dyn PowerBook + '_>;
     /// Signed statements.
     fn attestations(&mut self) -> Box<dyn Attestations + '_>;
 

@@ -8,7 +8,7 @@ use crate::{
     ids::{JobId, SiteName},
     job::{JobRequest, JobSpec, Priority, Record, RequestForm},
     schedule::Zone,
-    site::{Daemon, DaemonKind, ExpectedPower, Host, SiteDraft, TierConfig},
+    site::{Daemon, DaemonKind, ExpectedPower, Host, Power, SiteDraft, TierConfig},
 };
 
 fn now() -> Timestamp {
@@ -32,6 +32,7 @@ fn site() -> Site {
         expected_power,
         mac: (expected_power == ExpectedPower::OnDemand)
             .then(|| "00:1b:21:3c:4d:5e".parse().unwrap()),
+        power: Power::default(),
         daemons: vec![Daemon::on_default_port(DaemonKind::GpuWorker)],
     };
     let tier = |tier, hosts: &[&str], models: &[&str]| TierConfig {

@@ -9,8 +9,8 @@ use crate::{
     reason::Reason,
     schedule::{Schedule, Zone},
     site::{
-        Backup, ExpectedPower, Host, KIT_PROOF_EVERY, Repository, Secret, Service, ServiceKind,
-        SiteDraft, SourceKind,
+        Backup, ExpectedPower, Host, KIT_PROOF_EVERY, Power, Repository, Secret, Service,
+        ServiceKind, SiteDraft, SourceKind,
     },
 };
 
@@ -26,6 +26,7 @@ fn host(name: &str, last: u8) -> Host {
         place: "home".to_owned(),
         expected_power: ExpectedPower::On,
         mac: None,
+        power: Power::default(),
         daemons: vec![crate::site::Daemon::on_default_port(crate::site::DaemonKind::BackupAgent)],
     }
 }

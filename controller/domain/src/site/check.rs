@@ -1,6 +1,7 @@
 //! What the parts of a site must have in common.
 
 mod backup;
+mod power;
 
 use std::{collections::HashMap, fmt, hash::Hash, net::SocketAddr};
 
@@ -67,11 +68,8 @@ impl SiteDraft {
         for (index, host) in self.hosts.iter().enumerate() {
             let kinds = each(&host.daemons, |daemon| Some(daemon.kind));
             unique(problems, &format!("host[{index}].daemon"), "kind", kinds);
-            if host.expected_power == ExpectedPower::OnDemand && host.mac.is_none() {
-                problems.push(SiteProblem::new(
-                    format!("host[{index}].mac"),
-                    format!("`{}` is on demand, and without a mac nothing can wake it", host.name),
-                ));
+            if host.expected_power == ExpectedPower::OnDemand {
+                self.power_fits(index, host, problems);
             }
         }
     }

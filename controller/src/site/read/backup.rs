@@ -128,7 +128,7 @@ pub(super) fn kit_proof_every(root: &Section<'_>) -> Duration {
     recovery.or("kit-proof-every", KIT_PROOF_EVERY, parse::duration_in(DAY..=366 * DAY))
 }
 
-fn cron(zone: &Zone) -> impl Fn(&Value<'_>) -> Result<Schedule, Allowed> {
+pub(super) fn cron(zone: &Zone) -> impl Fn(&Value<'_>) -> Result<Schedule, Allowed> {
     move |value| {
         let text = value.as_str().ok_or_else(|| Allowed::new("a cron expression in quotes"))?;
         Schedule::try_new(text, zone.clone()).map_err(|error| {

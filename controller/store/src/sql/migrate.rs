@@ -46,6 +46,12 @@ const STEPS: &[Step] = &[
         sqlite: include_str!("../../migrations/sqlite/0003_backups.sql"),
         postgres: include_str!("../../migrations/postgres/0003_backups.sql"),
     },
+    Step {
+        version: 4,
+        name: "power",
+        sqlite: include_str!("../../migrations/sqlite/0004_power.sql"),
+        postgres: include_str!("../../migrations/postgres/0004_power.sql"),
+    },
 ];
 
 /// The newest schema that this version knows.

@@ -21,6 +21,7 @@ mod certificates;
 mod durable;
 mod hosts;
 mod jobs;
+mod power;
 mod race;
 mod runs;
 mod sessions;
@@ -136,6 +137,14 @@ promises! {
         a_link_works_once_and_not_after_its_end,
         a_session_ends_by_idling_and_by_age,
         a_person_can_be_logged_out_everywhere,
+    }
+    power {
+        a_boot_is_kept_as_it_goes_on,
+        a_hold_replaces_the_one_before_and_can_be_let_go,
+        fences_only_rise_and_the_newest_proof_counts,
+        what_kept_a_host_awake_adds_up_by_day_and_reason,
+        energy_adds_up_by_job_tier_and_day,
+        old_days_and_boots_are_forgotten_and_open_boots_are_not,
     }
     upkeep {
         jobs_are_dropped_by_age_and_by_number_with_all_that_belongs_to_them,

@@ -5,8 +5,8 @@ use crate::{
     ids::{BackupName, ModelName, NetworkName, RepositoryName, SiteName},
     schedule::{Schedule, Zone},
     site::{
-        Backup, Daemon, KIT_PROOF_EVERY, Keeper, NetworkSegment, Repository, Secret, SegmentRule,
-        SegmentVerdict, Service, ServiceKind, SourceKind,
+        Backup, Daemon, KIT_PROOF_EVERY, Keeper, NetworkSegment, Power, Price, Repository, Secret,
+        SegmentRule, SegmentVerdict, Service, ServiceKind, SourceKind, WakeMethod,
     },
 };
 
@@ -26,6 +26,7 @@ fn host(text: &str, last: u8) -> Host {
         place: "home".to_owned(),
         expected_power: ExpectedPower::On,
         mac: None,
+        power: Power::default(),
         daemons: DaemonKind::ALL.iter().copied().map(Daemon::on_default_port).collect(),
     }
 }
@@ -207,4 +208,42 @@ fn what_a_backup_names_must_be_there_and_of_its_own() {
             "secret[0].kept_in: there is no service `gone`; none is declared",
         ]
     );
+}
+
+#[test]
+fn a_host_that_is_woken_by_packet_needs_a_mac_and_a_sender_that_is_on() {
+    let asleep = |draft: &mut SiteDraft, from: &str| {
+        draft.hosts.push(host("x99", 40));
+        draft.hosts[2].expected_power = ExpectedPower::OnDemand;
+        draft.hosts[2].mac = Some("02:00:c0:a8:c8:28".parse().unwrap());
+        draft.hosts[2].power.wake = WakeMethod::Packet { from: Some(name(from)), interface: None };
+    };
+    let mut fine = draft();
+    asleep(&mut fine, "cw-nas");
+    assert!(fine.check(now()).is_ok());
+    let all = problems(|draft| asleep(draft, "gone"));
+    assert_eq!(all, ["host[2].power.from: there is no host `gone`; known: hx310-db, cw-nas"]);
+    let all = problems(|draft| asleep(draft, "x99"));
+    assert_eq!(
+        all,
+        ["host[2].power.from: `x99` is not always on with an agent; known: hx310-db, cw-nas"]
+    );
+    let all = problems(|draft| {
+        asleep(draft, "cw-nas");
+        draft.hosts[2].mac = None;
+        draft.hosts[2].power.boot_max = Duration::from_secs(1);
+        draft.hosts[2].power.rules.price_max = Some(Price(1));
+    });
+    let keys: Vec<&str> = all.iter().map(|one| one.split(':').next().unwrap()).collect();
+    assert_eq!(keys, ["host[2].power.boot_max", "host[2].power.price_max", "host[2].mac"]);
+}
+
+#[test]
+fn a_host_with_a_plug_needs_no_mac() {
+    let mut draft = draft();
+    draft.hosts.push(host("x99", 40));
+    draft.hosts[2].expected_power = ExpectedPower::OnDemand;
+    let url = "http://192.0.2.9/relay/0?turn=on".to_owned();
+    draft.hosts[2].power.wake = WakeMethod::Plug { url };
+    assert!(draft.check(now()).is_ok());
 }
