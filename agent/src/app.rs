@@ -7,6 +7,7 @@ use homelab_common::chance::Chance;
 use homelab_common::clock::Clock;
 use homelab_common::exec::Exec;
 use homelab_common::lifecycle::Tasks;
+use homelab_proto::agent::v1::power_service_server::PowerServiceServer;
 use homelab_proto::descriptors;
 use homelab_rpc::daemon::{Daemon, DaemonError, DaemonParts, Reloader};
 use homelab_rpc::node::LogHandle;
@@ -16,7 +17,8 @@ use crate::check::Runner;
 use crate::config::Config;
 use crate::health::{Monitor, Roots, SlowReader};
 use crate::inventory::Inventory;
-use crate::service::{Host, NOT_BUILT};
+use crate::power::Power;
+use crate::service::{Host, NOT_BUILT, PowerApi};
 
 /// What the daemon needs of the world.
 #[derive(Clone, Debug)]
@@ -65,10 +67,17 @@ impl App {
         })
         .await?;
         let (address, reloader) = (daemon.local_addr(), daemon.reloader());
+        let power = PowerServiceServer::new(PowerApi::new(Arc::new(power(&config, &deps))));
         let service = host(daemon.id().name().as_str(), &config, deps).into_server();
-        daemon.serve(|builder| builder.service(service))?;
+        daemon.serve(|builder| builder.service(service).service(power))?;
         Ok(Self { address, reloader })
     }
+}
+
+fn power(config: &Config, deps: &Deps) -> Power {
+    let Deps { roots, clock, exec, .. } = deps;
+    let state_dir = config.daemon.state_dir.clone();
+    Power::new(config.power.clone(), roots.clone(), state_dir, Arc::clone(clock), Arc::clone(exec))
 }
 
 /// The service of the host called `name`, and its background readings.

@@ -8,6 +8,7 @@ use homelab_rpc::daemon::DaemonConfig;
 use homelab_rpc::peer::Kind;
 
 use crate::health::Thresholds;
+use crate::power::PowerConfig;
 
 /// Where the file stands unless another one is named.
 pub const PATH: &str = "/etc/homelab/agent.toml";
@@ -19,6 +20,8 @@ pub struct Config {
     pub daemon: DaemonConfig,
     /// Where the conditions of this host stop to be good.
     pub thresholds: Thresholds,
+    /// Whether and how this host may be put to sleep.
+    pub power: PowerConfig,
 }
 
 impl Config {
@@ -42,7 +45,16 @@ impl Config {
         let root = document.root();
         let daemon = DaemonConfig::read(&root, Kind::Agent);
         let thresholds = thresholds(&root.table("thresholds"));
-        document.finish_with(|| Some(Self { daemon, thresholds }))
+        let power = power(&root.table("power"));
+        document.finish_with(|| Some(Self { daemon, thresholds, power }))
+    }
+}
+
+fn power(section: &Section<'_>) -> PowerConfig {
+    let PowerConfig { may_sleep, systemctl } = PowerConfig::default();
+    PowerConfig {
+        may_sleep: section.or("may-sleep", may_sleep, parse::bool),
+        systemctl: section.or("systemctl", systemctl, parse::path),
     }
 }
 
@@ -93,7 +105,10 @@ impl fmt::Display for Config {
         let available = thresholds.memory_available_share_min * 100.0;
         writeln!(f, "memory-available-percent-min = {available:?}")?;
         writeln!(f, "memory-stall-percent-max = {:?}", thresholds.memory_stall_percent_max)?;
-        writeln!(f, "temperature-celsius-max = {:?}", thresholds.temperature_celsius_max)
+        writeln!(f, "temperature-celsius-max = {:?}", thresholds.temperature_celsius_max)?;
+        let PowerConfig { may_sleep, systemctl } = &self.power;
+        writeln!(f, "\n[power]\nmay-sleep = {may_sleep}")?;
+        writeln!(f, "systemctl = \"{}\"", systemctl.display())
     }
 }
 
@@ -124,6 +139,13 @@ mod tests {
         let thresholds = parse(text).unwrap().thresholds;
         assert_eq!(thresholds.filesystem_available_share_min, 0.25);
         assert_eq!(thresholds.temperature_celsius_max, 70.5);
+    }
+
+    #[test]
+    fn no_host_may_sleep_unless_it_is_told_so() {
+        assert!(!parse("").unwrap().power.may_sleep);
+        let power = parse("[power]\nmay-sleep = true\nsystemctl = \"/bin/true\"\n").unwrap().power;
+        assert_eq!((power.may_sleep, power.systemctl), (true, "/bin/true".into()));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! `homelab.agent.v1.HostService`, and what is in the protocol and not built yet.
 //!
-//! `NetworkService` and `PowerService` have no method that is built, so they are not served: the
-//! guard answers their methods from [`NOT_BUILT`], and health does not call them healthy.
+//! `NetworkService` has no method that is built, so it is not served: the guard answers its methods
+//! from [`NOT_BUILT`], and health does not call it healthy.
+
+mod power;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use crate::convert::{self, InvalidChecks};
 use crate::health::{Monitor, Watcher};
 use crate::inventory::Inventory;
 
+pub use power::PowerApi;
+
 /// 256 checks with the longest texts that are taken fit.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -32,15 +36,10 @@ pub const NOT_BUILT: &[NotBuilt] = &[
     NotBuilt::new("/homelab.agent.v1.NetworkService/ConfirmNetworkChange", NETWORK),
     NotBuilt::new("/homelab.agent.v1.NetworkService/RollbackNetworkChange", NETWORK),
     NotBuilt::new("/homelab.agent.v1.NetworkService/WatchNetworkChange", NETWORK),
-    NotBuilt::new("/homelab.agent.v1.PowerService/GetPowerState", "ask GetHost for its boot"),
-    NotBuilt::new("/homelab.agent.v1.PowerService/Wake", "send the magic packet by hand"),
-    NotBuilt::new("/homelab.agent.v1.PowerService/PowerOff", POWER),
-    NotBuilt::new("/homelab.agent.v1.PowerService/Suspend", POWER),
 ];
 
 const GUESTS: &str = "look at the web interface of Proxmox, or run: qm list; pct list";
 const NETWORK: &str = "edit /etc/network/interfaces on the host's console";
-const POWER: &str = "use systemctl on the host";
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 

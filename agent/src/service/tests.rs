@@ -229,16 +229,39 @@ async fn what_is_not_built_yet_says_so() {
         .list_guests(pb::ListGuestsRequest::default())
         .await
         .unwrap_err();
-    let network = NetworkServiceClient::new(channel.clone())
+    let network = NetworkServiceClient::new(channel)
         .get_network(pb::GetNetworkRequest::default())
         .await
         .unwrap_err();
-    let power = PowerServiceClient::new(channel)
-        .get_power_state(pb::GetPowerStateRequest::default())
-        .await
-        .unwrap_err();
-    for refused in [guests, network, power] {
+    for refused in [guests, network] {
         assert_eq!(refused.code(), Code::Unimplemented);
         assert_eq!(reason_of(&refused).as_deref(), Some("NOT_BUILT_YET"));
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_was_not_told_that_it_may_sleep_says_so_and_stays_on() {
+    let agent = Agent::start().await;
+    let mut client = PowerServiceClient::new(agent.channel("admin"));
+    let state = client.get_power_state(pb::GetPowerStateRequest {}).await.unwrap().into_inner();
+    assert_eq!(state.may_sleep, Some(false));
+    assert!(state.facts.iter().any(|fact| fact.reason == "SLEEP_NOT_ALLOWED"), "{state:?}");
+    assert_eq!(state.vetoes.len(), state.facts.len());
+    let request = pb::PowerOffRequest { request_id: "a".to_owned(), validate_only: true, fence: 1 };
+    let refused = client.power_off(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(reason_of(&refused).as_deref(), Some("SLEEP_REFUSED"));
+}
+
+#[tokio::test]
+async fn what_is_no_card_cannot_be_woken() {
+    let agent = Agent::start().await;
+    let mut client = PowerServiceClient::new(agent.channel("operator"));
+    for (mac, interface, code) in [
+        ("everybody", "", Code::InvalidArgument),
+        ("02:00:00:00:00:01", "wan7", Code::FailedPrecondition),
+    ] {
+        let request = pb::WakeRequest { mac: mac.to_owned(), interface: interface.to_owned() };
+        assert_eq!(client.wake(request).await.unwrap_err().code(), code, "{mac}");
     }
 }

@@ -37,6 +37,7 @@ not_built! {
         "WakeHost": "wake the host by hand, with `wakeonlan` from its own network",
         "SleepHost": "drain the host with FleetService.DrainHost and suspend it by hand",
         "HoldPower": "leave the host on by hand",
+        "GetPowerReport": "look at the hosts with FleetService.ListHosts",
     }
     "SiteService" {
         "DiffSite": "check the file with SiteService.CheckSite and compare it with `git diff`",
