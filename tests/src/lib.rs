@@ -5,6 +5,8 @@ pub mod backup_lab;
 pub mod bench;
 pub mod chaos;
 pub mod demo;
+#[expect(clippy::expect_used, reason = "test support may stop at the first surprise")]
+pub mod faultfs;
 pub mod lab;
 pub mod majors;
 pub mod person;

@@ -6,6 +6,8 @@
 mod bench;
 #[path = "backup/pitfalls.rs"]
 mod pitfalls;
+#[path = "backup/places.rs"]
+mod places;
 #[path = "backup/postgres.rs"]
 mod postgres;
 #[path = "backup/runs.rs"]

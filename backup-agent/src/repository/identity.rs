@@ -35,6 +35,9 @@ use super::{
 /// The identity file, beside restic's own files, which ignore it.
 pub const FILE_NAME: &str = "homelab-repository.json";
 
+/// The format of that file.
+const FORMAT: u32 = 1;
+
 /// How a place is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
@@ -93,7 +96,8 @@ pub trait Site: Debug + Send + Sync {
     ///
     /// The place refused.
     fn write_identity(&self, storage: &dyn Storage) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(&IdentityFile { format: 1, id: self.id() })?;
+        let mut text =
+            serde_json::to_vec_pretty(&IdentityFile { format: FORMAT, id: self.id().to_string() })?;
         text.push(b'\n');
         storage.write(FILE_NAME, text.into())
     }
@@ -260,7 +264,7 @@ struct IdentityFile {
     /// Format of this file.
     format: u32,
     /// Of the repository.
-    id: Uuid,
+    id: String,
 }
 
 impl Place {
@@ -352,12 +356,20 @@ impl Site for Place {
 pub(crate) fn recognise(path: &Path, text: Option<&[u8]>, wanted: Uuid) -> Result<(), GuardError> {
     let path = path.to_owned();
     let Some(text) = text else { return Err(GuardError::NoIdentity { path }) };
-    match serde_json::from_slice::<IdentityFile>(text) {
-        Ok(IdentityFile { id, .. }) if id == wanted => Ok(()),
-        Ok(IdentityFile { id: found, .. }) => {
-            Err(GuardError::OtherRepository { path, found, wanted })
-        }
-        Err(error) => Err(GuardError::Identity { path, source: error.into() }),
+    let unreadable = |source| GuardError::Identity { path: path.clone(), source };
+    let file: IdentityFile =
+        serde_json::from_slice(text).map_err(|error| unreadable(error.into()))?;
+    if file.format != FORMAT {
+        let format = format!("format {} is not known", file.format);
+        return Err(unreadable(io::Error::other(format)));
+    }
+    // As text: letters of another case are no id that we wrote.
+    if file.id == wanted.to_string() {
+        return Ok(());
+    }
+    match file.id.parse() {
+        Ok(found) if found != wanted => Err(GuardError::OtherRepository { path, found, wanted }),
+        _ => Err(unreadable(io::Error::other(format!("`{}` is not an id of ours", file.id)))),
     }
 }
 

@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::identity::is_unsupported;
+
 /// The name of a canary begins like this; one that is left behind by a crash is
 /// removed by the next probe.
 pub const CANARY: &str = "homelab-canary-";
@@ -55,11 +57,11 @@ impl fmt::Display for Grade {
 ///
 /// Names are plain file names in the repository's root.
 pub trait Steps {
-    /// Writes a new file; `Ok(false)` when it cannot be flushed.
+    /// Writes a new file; `Ok(false)` when there is no way to flush it.
     ///
     /// # Errors
     ///
-    /// The place failed.
+    /// The place failed, or refuses a flush that every file would be given.
     fn write_flushed(&self, name: &str, content: &[u8]) -> std::io::Result<bool>;
 
     /// Renames, replacing what is there.
@@ -113,7 +115,12 @@ fn grade_with(
 ) -> std::io::Result<Grade> {
     let (old, new) = noise.split_at(noise.len() / 2);
     let mut because = Vec::new();
-    let mut flushed = steps.write_flushed(second, old)?;
+    let mut flushed = match steps.write_flushed(second, old) {
+        Err(error) if is_unsupported(&error) => {
+            return Ok(Grade::Unsafe(format!("files cannot be flushed: {error}")));
+        }
+        flushed => flushed?,
+    };
     flushed &= steps.write_flushed(first, new)?;
     if !flushed {
         because.push("files cannot be flushed".to_owned());
@@ -165,6 +172,7 @@ mod tests {
         #[default]
         None,
         NoFlush,
+        RefusesToFlush,
         NoFlushOfNames,
         NoReplacing,
         CopyOnRename,
@@ -181,6 +189,7 @@ mod tests {
             match self.vice {
                 Vice::Truncates => content.truncate(4096),
                 Vice::FlipsABit => content[77] ^= 4,
+                Vice::RefusesToFlush => return Err(io::ErrorKind::InvalidInput.into()),
                 _ => {}
             }
             self.files.borrow_mut().insert(name.to_owned(), content);
@@ -238,6 +247,7 @@ mod tests {
     #[test]
     fn pitfall_17_a_place_that_loses_or_mixes_up_files_is_unsafe() {
         for vice in [
+            Vice::RefusesToFlush,
             Vice::NoReplacing,
             Vice::CopyOnRename,
             Vice::RenameIsLost,

@@ -65,7 +65,7 @@ use crate::{
     stream::{Receipt, hex},
 };
 use chunk::{CHUNK_BYTES, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
-use vault::Vault;
+use vault::{Id, Vault};
 
 /// How long a call without data may take before its place counts as hanging: a disk
 /// of a NAS that has to spin up first takes ten seconds.
@@ -239,6 +239,7 @@ impl ResticRepository {
             Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
                 RepositoryError::NoRoom { repository, source }
             }
+            Some(io::ErrorKind::InvalidData) => RepositoryError::Damaged { repository, source },
             _ => RepositoryError::Engine { action, repository, source },
         }
     }
@@ -265,6 +266,11 @@ impl ResticRepository {
             io::ErrorKind::InvalidData => RepositoryError::Damaged { repository, source },
             _ => RepositoryError::Engine { action, repository, source },
         }
+    }
+
+    fn damaged(&self, path: &str) -> RepositoryError {
+        let (repository, source) = (self.name.clone(), EngineError(format!("`{path}` is damaged")));
+        RepositoryError::Damaged { repository, source }
     }
 
     fn failure(&self, action: &'static str, text: String) -> RepositoryError {
@@ -295,22 +301,42 @@ impl Opened<'_> {
         self.storage.as_ref()
     }
 
-    /// Every snapshot, whoever made it. One that somebody removes between the listing
-    /// and the reading is no longer there, and no error.
+    /// Every snapshot, whoever made it: for whoever takes something away by what it
+    /// does not find in them.
     fn all(&self) -> Result<Vec<SnapshotFile>, RepositoryError> {
+        let (all, damaged) = self.readable()?;
+        match damaged.first() {
+            Some(path) => Err(self.repository.damaged(path)),
+            None => Ok(all),
+        }
+    }
+
+    /// The snapshots that are whole, whoever made them, and the files of those that are
+    /// not: one that is damaged takes no other one away. One that somebody removes
+    /// between the listing and the reading is no longer there, and no error.
+    fn readable(&self) -> Result<(Vec<SnapshotFile>, Vec<String>), RepositoryError> {
         let failed = |error: Box<RusticError>| self.repository.engine("read the snapshots", &error);
-        let mut all = Vec::new();
+        let (mut readable, mut damaged) = (Vec::new(), Vec::new());
         for id in self.engine.list::<EngineId>().map_err(failed)? {
-            match self.engine.get_file::<SnapshotFile>(&id) {
-                Ok(file) => all.push(SnapshotFile { id, ..file }),
-                Err(error) => {
-                    if self.engine.list::<EngineId>().map_err(failed)?.any(|listed| listed == id) {
-                        return Err(failed(error));
-                    }
+            let error = match self.engine.get_file::<SnapshotFile>(&id) {
+                Ok(file) => {
+                    readable.push(SnapshotFile { id, ..file });
+                    continue;
                 }
+                Err(error) => error,
+            };
+            let path = format!("snapshots/{}", id.to_hex().as_str());
+            match self.storage.read(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Its name is its hash.
+                Ok(content) if Id::of(&content).to_string() != id.to_hex().as_str() => {
+                    tracing::error!(repository = %self.repository.name, path, "is damaged");
+                    damaged.push(path);
+                }
+                _ => return Err(failed(error)),
             }
         }
-        Ok(all)
+        Ok((readable, damaged))
     }
 
     /// Snapshots in quarantine, with the date of their marks.
@@ -330,19 +356,19 @@ impl Opened<'_> {
         progress: &Progress,
     ) -> Result<Vec<String>, RepositoryError> {
         progress.enter(Stage::Checking, None);
-        let trees = self.all()?.into_iter().map(|file| file.tree).collect();
+        let (readable, damaged) = self.readable()?;
+        let trees = readable.into_iter().map(|file| file.tree).collect();
         let checked = self.engine.check_with_trees(options, trees);
         let results = self.repository.engine_result(checked, "check the repository")?;
-        if results.is_ok().is_ok() {
-            return Ok(Vec::new());
-        }
+        let damaged = damaged.into_iter().map(|path| format!("`{path}` is damaged"));
         // The type of the severity is not exported; its name is.
         let errors = results.0.iter().filter(|(severity, _)| format!("{severity:?}") == "Error");
-        Ok(errors.map(|(_, finding)| finding.to_string()).take(FINDINGS_MAX).collect())
+        let errors = errors.map(|(_, finding)| finding.to_string());
+        Ok(damaged.chain(errors).take(FINDINGS_MAX).collect())
     }
 
     fn find(&self, id: &SnapshotId) -> Result<SnapshotFile, RepositoryError> {
-        let mut all = self.all()?;
+        let (mut all, _) = self.readable()?;
         all.retain(|file| file.id.to_hex().as_str() == id.as_str());
         all.pop().ok_or_else(|| RepositoryError::NoSnapshot {
             id: id.to_string(),
@@ -363,8 +389,10 @@ impl Repository for ResticRepository {
     fn store(&self, intent: &Intent, files: Vec<Incoming>) -> Result<Stored, RepositoryError> {
         let opened = self.open()?;
         opened.require_storing_access()?;
-        opened.require_safe_place()?;
-        store::store(&opened, intent, files)
+        let weakness = opened.require_safe_place()?;
+        let mut stored = store::store(&opened, intent, files)?;
+        stored.warnings.extend(weakness);
+        Ok(stored)
     }
 
     fn publish(
@@ -378,7 +406,7 @@ impl Repository for ResticRepository {
 
     fn snapshots(&self) -> Result<Vec<Snapshot>, RepositoryError> {
         let opened = self.open()?;
-        let (marks, all) = (opened.marks()?, opened.all()?);
+        let (marks, (all, _)) = (opened.marks()?, opened.readable()?);
         let mut snapshots: Vec<_> = all.iter().filter_map(record::to_snapshot).collect();
         snapshots.retain(|snapshot| !marks.contains_key(snapshot.id.as_str()));
         snapshots.sort_by_key(|snapshot| Reverse((snapshot.taken_at, snapshot.run)));
@@ -386,14 +414,15 @@ impl Repository for ResticRepository {
     }
 
     fn unverified(&self) -> Result<Vec<Unverified>, RepositoryError> {
-        Ok(self.open()?.all()?.iter().filter_map(record::to_unverified).collect())
+        Ok(self.open()?.readable()?.0.iter().filter_map(record::to_unverified).collect())
     }
 
     fn discard(&self, run: RunId) -> Result<usize, RepositoryError> {
         let ours = record::run_tag(run);
         let opened = self.open()?;
         let ids: Vec<_> = opened
-            .all()?
+            .readable()?
+            .0
             .iter()
             .filter(|file| record::is_unverified(file) && file.tags.contains(&ours))
             .map(|file| file.id)

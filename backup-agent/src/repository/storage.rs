@@ -130,7 +130,8 @@ pub trait Storage: Debug + Send + Sync {
     fn is_writable(&self) -> io::Result<bool>;
 }
 
-/// Writes and reads back: for files whose loss nobody would notice otherwise.
+/// Writes and reads back: for files whose loss nobody would notice otherwise. What is
+/// not what was written does not stay.
 ///
 /// # Errors
 ///
@@ -140,6 +141,8 @@ pub fn write_proved(storage: &dyn Storage, path: &str, content: Bytes) -> io::Re
     if storage.read_back(path)? == content {
         return Ok(());
     }
+    // Where nothing may be removed, it is found damaged by whoever reads it.
+    drop(storage.remove(path));
     Err(io::Error::new(
         io::ErrorKind::InvalidData,
         format!("`{path}` read back differs from what was written"),

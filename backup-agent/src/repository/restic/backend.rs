@@ -11,7 +11,7 @@ use rustic_core::{
     RusticError, RusticResult, WriteBackend,
 };
 
-use crate::repository::storage::{FOLDERS, Range, Storage};
+use crate::repository::storage::{FOLDERS, Range, Storage, write_proved};
 
 /// The engine's view of a storage.
 pub(super) fn backends(storage: &Arc<dyn Storage>) -> RepositoryBackends {
@@ -128,7 +128,12 @@ impl WriteBackend for Backend {
             [one] => one.clone(),
             parts => parts.concat().into(),
         };
-        self.0.write(&path, content).map_err(failed(&path))
+        let written = match kind {
+            // It makes everything else visible; nobody would read it again soon.
+            FileType::Snapshot => write_proved(self.0.as_ref(), &path, content),
+            _ => self.0.write(&path, content),
+        };
+        written.map_err(failed(&path))
     }
 
     fn remove(&self, kind: FileType, id: &Id, _cacheable: bool) -> RusticResult<()> {

@@ -38,8 +38,8 @@ struct Note {
 }
 
 impl Opened<'_> {
-    /// Refuses a place that loses data.
-    pub(super) fn require_safe_place(&self) -> Result<(), RepositoryError> {
+    /// Refuses a place that loses data; of one that is only weak, what people should know.
+    pub(super) fn require_safe_place(&self) -> Result<Option<String>, RepositoryError> {
         let repository = self.repository;
         let known = super::lock(&repository.known).clone();
         let age = |known: &Known| {
@@ -56,7 +56,11 @@ impl Opened<'_> {
                 let path = repository.site.location().into();
                 Err(GuardError::Unsafe { path, because }.into())
             }
-            Grade::Durable | Grade::Weak(_) => Ok(()),
+            Grade::Weak(because) => Ok(Some(format!(
+                "the place is weak ({}): after a power cut there the newest snapshot may be missing",
+                because.join("; ")
+            ))),
+            Grade::Durable => Ok(None),
         }
     }
 

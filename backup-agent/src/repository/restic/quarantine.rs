@@ -34,31 +34,45 @@ fn path_of(id: &str) -> String {
     format!("{FOLDER}/{id}")
 }
 
-/// Every mark, with its date.
+/// Every mark, with its date. One that is not ours hides nothing.
 pub(super) fn marks(
     storage: &dyn Storage,
     vault: &Vault,
 ) -> io::Result<BTreeMap<String, Timestamp>> {
+    let (marks, broken) = read(storage, vault)?;
+    for why in broken {
+        tracing::warn!(%why, "a mark is ignored");
+    }
+    Ok(marks)
+}
+
+/// What is wrong with marks, a sentence each.
+pub(super) fn broken(storage: &dyn Storage, vault: &Vault) -> io::Result<Vec<String>> {
+    read(storage, vault).map(|(_, broken)| broken)
+}
+
+type Marks = BTreeMap<String, Timestamp>;
+
+fn read(storage: &dyn Storage, vault: &Vault) -> io::Result<(Marks, Vec<String>)> {
+    let (mut marks, mut broken) = (Marks::new(), Vec::new());
     let listed = match storage.list(FOLDER) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((marks, broken)),
         listed => listed?,
     };
-    let mut marks = BTreeMap::new();
     for file in listed.iter().filter(|file| Id::parse(&file.name).is_some()) {
         let path = path_of(&file.name);
         let Some(sealed) = crate::repository::storage::read_if_there(storage, &path)? else {
             continue;
         };
-        // A mark that is not ours hides nothing.
         match open(vault, &path, &sealed) {
             Ok(mark) if mark.snapshot == file.name => {
                 marks.insert(mark.snapshot, mark.forgotten_at);
             }
-            Ok(_) => tracing::warn!(path, "a mark of another snapshot; ignored"),
-            Err(error) => tracing::warn!(%error, "a mark that cannot be read; ignored"),
+            Ok(_) => broken.push(format!("`{path}` is the mark of another snapshot")),
+            Err(error) => broken.push(error.to_string()),
         }
     }
-    Ok(marks)
+    Ok((marks, broken))
 }
 
 fn open(vault: &Vault, path: &str, sealed: &[u8]) -> io::Result<Mark> {

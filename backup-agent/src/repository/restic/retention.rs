@@ -82,7 +82,7 @@ impl Opened<'_> {
             let forgotten_at = *marks.get(snapshot.id.as_str())?;
             Some(Forgotten { snapshot, forgotten_at })
         };
-        let mut all: Vec<_> = self.all()?.into_iter().filter_map(forgotten).collect();
+        let mut all: Vec<_> = self.readable()?.0.into_iter().filter_map(forgotten).collect();
         all.sort_by_key(|it| std::cmp::Reverse((it.forgotten_at, it.snapshot.taken_at)));
         Ok(all)
     }

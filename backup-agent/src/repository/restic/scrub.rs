@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Opened,
     index::{Index, damaged, pack_path, packs_there},
-    pack,
+    pack, quarantine,
     vault::{Broken, Id},
 };
 use crate::{
@@ -135,7 +135,7 @@ pub(super) fn complete_since(opened: &Opened<'_>) -> Result<Option<Timestamp>, R
     Ok(state.and_then(|state| state.complete_since()))
 }
 
-/// Keys, configuration and snapshots; the index is read anyway.
+/// Keys, configuration, snapshots and marks; the index is read anyway.
 fn small_files(opened: &Opened<'_>, findings: &Findings) -> io::Result<()> {
     let (storage, vault) = (opened.storage(), &opened.vault);
     // The configuration has no hash for a name; its seal is enough.
@@ -153,6 +153,7 @@ fn small_files(opened: &Opened<'_>, findings: &Findings) -> io::Result<()> {
             findings.check(&path, hashed);
         }
     }
+    findings.extend(quarantine::broken(storage, vault)?);
     Ok(())
 }
 

@@ -138,7 +138,8 @@ pub(super) fn publish(
         .save_snapshots(vec![file])
         .map_err(|error| opened.repository.engine("publish the snapshot", &error))?;
     // Read back from the place: what is listed there is what there is.
-    let mut ours = opened.all()?.into_iter().filter_map(|file| record::to_snapshot(&file));
+    let (readable, _) = opened.readable()?;
+    let mut ours = readable.iter().filter_map(record::to_snapshot);
     let run = stored.intent.run;
     ours.find(|snapshot| snapshot.run == run && snapshot.backup == stored.intent.backup).ok_or_else(
         || opened.repository.failure("find the published snapshot", "it is not listed".to_owned()),

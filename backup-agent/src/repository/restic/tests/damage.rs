@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::restore;
 
 fn scrub(rig: &Rig, of: u32) -> Scrubbed {
     let progress = Progress::unwatched();
@@ -17,40 +18,66 @@ fn flip(path: &Path, bit: usize) {
     fs::write(path, bytes).expect("a file");
 }
 
-/// The files of each class; packs by what is in them.
+/// Three snapshots with two files each, the first of which is given up.
+fn stocked() -> (Rig, Vec<Stocked>) {
+    let rig = Rig::new();
+    let stock = |number: usize| {
+        let files = [
+            ("database.sql", rows(2_000, |row| row % 3 == number)),
+            ("globals.sql", noise(50_000)),
+        ];
+        Stocked { snapshot: rig.store(&files).expect("stored"), files: files.into() }
+    };
+    let all: Vec<Stocked> = (0..3).map(stock).collect();
+    let expected: Vec<&Snapshot> = all.iter().map(|one| &one.snapshot).collect();
+    let hide = retention::order(&expected, [&expected[..1], &[], &[]]);
+    rig.repository.apply(&hide, rig.clock.now()).expect("hidden");
+    (rig, all)
+}
+
+struct Stocked {
+    snapshot: Snapshot,
+    files: Vec<(&'static str, Vec<u8>)>,
+}
+
+/// The files of each class; packs by what is in them. Of the others that lie there,
+/// locks, the hosts' notes and the record of scrubs are made anew when they cannot be
+/// read, and the reserve holds nothing.
 fn classes(rig: &Rig) -> Vec<(&'static str, Vec<PathBuf>)> {
     let opened = rig.repository.open().expect("opened");
     let (mut trees, mut data) = (Vec::new(), Vec::new());
     for path in walk(&rig.path().join("data")) {
         let content = fs::read(&path).expect("a pack");
-        let blobs = pack::prove(&opened.vault, &vault::Id::of(&content), &content);
+        let blobs = pack::prove(&opened.vault, &Id::of(&content), &content);
         let is_tree = blobs.expect("sound").iter().all(|blob| blob.kind == pack::Kind::Tree);
         if is_tree { trees.push(path) } else { data.push(path) }
     }
+    let below = |folder: &str| walk(&rig.path().join(folder));
     vec![
+        ("identity", vec![rig.path().join(crate::repository::identity::FILE_NAME)]),
         ("config", vec![rig.path().join("config")]),
-        ("keys", walk(&rig.path().join("keys"))),
-        ("index", walk(&rig.path().join("index"))),
-        ("snapshots", walk(&rig.path().join("snapshots"))),
+        ("keys", below("keys")),
+        ("index", below("index")),
+        ("snapshots", below("snapshots")),
+        ("marks", below("homelab-forgotten")),
         ("packs of trees", trees),
         ("packs of data", data),
     ]
 }
 
 #[test]
-fn a_flipped_bit_in_any_class_of_files_is_found_by_a_scrub() {
-    let rig = Rig::new();
-    for changed in [false, true] {
-        let files = [("database.sql", rows(2_000, |_| changed)), ("globals.sql", noise(50_000))];
-        rig.store(&files).expect("stored");
-    }
+fn pitfall_04_a_flipped_bit_in_any_class_of_files_is_found() {
+    let (rig, _) = stocked();
     assert_eq!(scrub(&rig, 1).problems, Vec::<String>::new());
     for (class, files) in classes(&rig) {
         assert!(!files.is_empty(), "no {class}");
         for file in files {
             let name = file.file_name().expect("a name").to_string_lossy().into_owned();
             let bits = fs::read(&file).expect("a file").len() * 8;
-            for bit in [0, bits / 3 + 1, bits / 2, bits - 1] {
+            let chosen = [0, bits / 3 + 1, bits / 2, bits - 1];
+            // In the one file that is not sealed, each.
+            let all: Vec<usize> = (0..bits).collect();
+            for &bit in if class == "identity" { all.as_slice() } else { &chosen } {
                 flip(&file, bit);
                 let found = match rig.repository.scrub(
                     Part { part: None, of: 1 },
@@ -58,8 +85,14 @@ fn a_flipped_bit_in_any_class_of_files_is_found_by_a_scrub() {
                     &CancellationToken::new(),
                 ) {
                     Ok(scrubbed) => scrubbed.problems.join("\n"),
-                    // Without its configuration the repository does not open at all.
-                    Err(error) => format!("config {}", Chain(&error)),
+                    // Without these the repository does not open at all.
+                    Err(error) => {
+                        format!(
+                            "config {} {}",
+                            crate::repository::identity::FILE_NAME,
+                            Chain(&error)
+                        )
+                    }
                 };
                 assert!(
                     found.contains(&name),
@@ -70,6 +103,74 @@ fn a_flipped_bit_in_any_class_of_files_is_found_by_a_scrub() {
         }
     }
     assert_eq!(scrub(&rig, 1).problems, Vec::<String>::new());
+}
+
+/// Restores what can be restored of a snapshot; gives how many files came back, and
+/// each of them is what was stored.
+fn restored(rig: &Rig, repository: &ResticRepository, stocked: &Stocked) -> usize {
+    let run = RunId::generate(&SystemClock, &SystemChance);
+    let target = rig.folder.path().join(run.to_string());
+    let place =
+        restore::Place { damage: restore::OnDamage::LeaveOut, ..restore::Place::new(&target) };
+    let (progress, cancel) = (Progress::unwatched(), CancellationToken::new());
+    let snapshot = &stocked.snapshot;
+    let Ok(done) = restore::restore(repository, snapshot, &place, run, &progress, &cancel) else {
+        assert!(!target.exists());
+        return 0;
+    };
+    assert_eq!(done.files.len() + done.damaged.len(), stocked.files.len());
+    for (name, content) in &stocked.files {
+        let is_named = done.damaged.iter().any(|damage| damage.contains(name));
+        match fs::read(target.join(name)) {
+            Ok(found) => assert!(!is_named && found == *content, "{name} is another one"),
+            Err(_) => assert!(is_named, "{name} is missing, and nobody says so"),
+        }
+    }
+    done.files.len()
+}
+
+#[test]
+fn pitfall_04_a_restore_refuses_what_is_damaged_and_delivers_the_rest() {
+    let (rig, stock) = stocked();
+    for (class, files) in classes(&rig) {
+        for file in files {
+            let bits = fs::read(&file).expect("a file").len() * 8;
+            flip(&file, bits / 2);
+            // As somebody who comes to restore, and has only the password.
+            let fresh = rig.as_another(Access::ReadOnly);
+            let needs_all = matches!(class, "identity" | "config" | "keys");
+            let repository = if needs_all { &fresh } else { &rig.repository };
+            let back: Vec<usize> =
+                stock.iter().map(|one| restored(&rig, repository, one)).collect();
+            let lost = stock.len() * 2 - back.iter().sum::<usize>();
+            let expected = match class {
+                // Nothing opens without them, and the error says what it is.
+                _ if needs_all => {
+                    fresh.snapshots().expect_err("opened");
+                    6
+                }
+                "index" | "marks" => 0,
+                // A listing, or the snapshot itself: both of its files, and no other one.
+                "packs of trees" | "snapshots" => 2,
+                // What lies beside it in the same pack comes back.
+                _ => 1,
+            };
+            assert_eq!(lost, expected, "{class}: {back:?} of {}", file.display());
+            if class == "snapshots" {
+                let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+                let listed = repository.snapshots().expect("a listing");
+                assert!(listed.iter().all(|snapshot| snapshot.id.as_str() != name));
+                // Whoever deletes by what it does not find must find everything.
+                let policy = PrunePolicy { keep_packs: Duration::ZERO };
+                let now = rig.clock.now();
+                let pruned = rig.repository.prune(&policy, now, &Progress::unwatched());
+                assert!(pruned.is_err(), "pruned: {pruned:?}");
+            }
+            flip(&file, bits / 2);
+        }
+    }
+    assert!(stock.iter().all(|one| restored(&rig, &rig.repository, one) == 2));
+    rig.assert_sound_to_restic();
 }
 
 #[test]
