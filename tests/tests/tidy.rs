@@ -1,7 +1,7 @@
 //! The invariants of `ARCHITECTURE.md` that concern the tree as a whole: an invariant without a
 //! test is a wish.
 
-#![expect(clippy::expect_used, reason = "a test may stop at the first surprise")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
 #[path = "tidy/commands.rs"]
 mod commands;
@@ -48,6 +48,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
 
 /// Ways in which backups are known to fail, each of which has a number.
 const PITFALLS: u32 = 40;
+const PITFALLS_PAGE: &str = "docs/pitfalls.md";
 
 #[test]
 fn crates_depend_in_one_direction_only() {
@@ -141,17 +142,29 @@ fn no_source_file_takes_a_short_cut() {
 
 #[test]
 fn each_pitfall_of_backups_has_a_test() {
+    assert_named_tests_exist(PITFALLS_PAGE);
+    let page = read(PITFALLS_PAGE);
+    let rows: BTreeMap<u32, &str> = page
+        .lines()
+        .filter_map(|line| Some((line.strip_prefix("| ")?.split(' ').next()?.parse().ok()?, line)))
+        .collect();
+    assert!(rows.keys().copied().eq(1..=PITFALLS), "{:?}", rows.keys());
     let mut held = BTreeSet::new();
     for path in sources() {
         let source = fs::read_to_string(&path).expect("source");
+        let file = path.strip_prefix(root()).expect("a path of ours").display().to_string();
         // From a half, so that this file does not find itself.
-        let names = source.split(concat!("fn pit", "fall_")).skip(1);
-        held.extend(names.filter_map(|rest| rest.split('_').next()?.parse::<u32>().ok()));
+        for rest in source.split(concat!("fn pit", "fall_")).skip(1) {
+            let name = rest.split('(').next().unwrap_or_default();
+            let number = name.split('_').next().and_then(|number| number.parse().ok());
+            let number: u32 = number.expect(name);
+            let row = rows.get(&number).unwrap_or_else(|| panic!("there is no pitfall {number}"));
+            let named = format!("`{file}::{}{name}`", concat!("pit", "fall_"));
+            assert!(row.contains(&named), "row {number} does not name {named}");
+            held.insert(number);
+        }
     }
-    let missing: Vec<_> = (1..=PITFALLS).filter(|number| !held.contains(number)).collect();
-    assert!(missing.is_empty(), "no test is named after the pitfalls {missing:?}");
-    let unknown: Vec<_> = held.iter().filter(|number| **number > PITFALLS).collect();
-    assert!(unknown.is_empty(), "there are {PITFALLS} pitfalls: {unknown:?}");
+    assert!(held.iter().copied().eq(rows.into_keys()), "only {held:?} have a test of their own");
 }
 
 #[test]

@@ -318,7 +318,7 @@ async fn a_time_that_autumn_has_twice_fires_once() {
 }
 
 #[tokio::test]
-async fn any_number_of_missed_times_makes_one_catch_up_run() {
+async fn pitfall_23_any_number_of_missed_times_makes_one_catch_up_run() {
     let mut lab = Lab::at("2026-02-02T00:00:00Z").await;
     lab.restart().await;
     lab.tick_at("2026-02-05T09:00:00Z").await;
@@ -333,7 +333,7 @@ async fn any_number_of_missed_times_makes_one_catch_up_run() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_back_fires_nothing_twice() {
+async fn pitfall_22_a_clock_that_is_set_back_fires_nothing_twice() {
     let lab = Lab::at("2026-02-02T00:00:00Z").await;
     lab.tick_at("2026-02-02T01:30:30Z").await;
     lab.until_begun(1).await;
@@ -345,7 +345,7 @@ async fn a_clock_that_is_set_back_fires_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_run_that_goes_on_keeps_the_next_from_starting() {
+async fn pitfall_24_a_run_that_goes_on_keeps_the_next_from_starting() {
     let lab = Lab::at("2026-02-02T00:00:00Z").await;
     lab.tick_at("2026-02-02T01:30:30Z").await;
     lab.until_begun(1).await;
@@ -426,7 +426,7 @@ async fn an_end_that_comes_while_contact_is_lost_is_learned_afterwards() {
 }
 
 #[tokio::test]
-async fn a_restarted_controller_finds_its_runs_again() {
+async fn pitfall_24_a_restarted_controller_finds_its_runs_again() {
     let mut lab = Lab::at("2026-02-02T00:00:00Z").await;
     lab.tick_at("2026-02-02T01:30:30Z").await;
     lab.until_heard().await;

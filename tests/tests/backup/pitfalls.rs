@@ -65,6 +65,11 @@ async fn pitfall_02_a_dump_that_dies_in_the_pipe_leaves_no_snapshot() {
         assert!(said.contains("SIGKILL") || said.contains("exit code 3"), "{said}");
         bench.assert_nothing_is_there();
     }
+    // Nothing at all, with exit code 0.
+    bench.shim(postgres::MAJOR, &[("pg_dump", &only_when_dumping("exit 0"))]);
+    let said = message(bench.run(&source).await);
+    assert!(said.contains("without the end mark"), "{said}");
+    bench.assert_nothing_is_there();
     bench.assert_sound_to_restic();
 }
 

@@ -256,7 +256,7 @@ async fn databases_of_older_and_newer_servers_are_backed_up_and_drilled() {
 }
 
 #[tokio::test]
-async fn a_server_that_was_upgraded_is_refused_until_its_client_is_there() {
+async fn pitfall_08_a_server_that_was_upgraded_is_refused_until_its_client_is_there() {
     let mut bench = Bench::new();
     let source = cluster_of(NEWER[1], "source");
     plain_seed(&source);

@@ -87,7 +87,7 @@ fn a_backup_that_never_ran_would_lose_everything() {
 }
 
 #[test]
-fn fresh_and_restorable_are_two_lights() {
+fn pitfall_25_fresh_and_restorable_are_two_lights() {
     let passed = [drill(2 * HOUR, 30 * HOUR, DrillVerdict::Passed, 40)];
     let risk = assessed(Some(ago(HOUR)), &passed);
     assert_eq!(risk.exposure, Some(Duration::from_secs(3600)));
@@ -130,7 +130,7 @@ fn restores_are_summed_up_by_median_and_95th_percentile() {
 }
 
 #[test]
-fn a_snapshot_from_the_future_is_not_fresh() {
+fn pitfall_22_a_snapshot_from_the_future_is_not_fresh() {
     let risk = assessed(Some(ago(-HOUR)), &[]);
     assert!(!risk.within_rpo);
     assert_eq!(reasons(&risk)[0], "CLOCK_SKEW");

@@ -354,7 +354,7 @@ async fn pitfall_24_a_run_that_nobody_can_ask_about_does_not_keep_the_next_for_e
 }
 
 #[tokio::test]
-async fn a_run_that_was_stored_while_both_were_restarted_is_not_run_again() {
+async fn pitfall_24_a_run_that_was_stored_while_both_were_restarted_is_not_run_again() {
     let mut lab = Lab::at("2026-02-02T00:00:00Z").await;
     // The agent hears of the run, and the controller dies before it hears back.
     lab.agent.deafen("the network went away");

@@ -127,6 +127,34 @@ fn what_a_prune_has_marked_is_stored_anew_and_not_built_upon() {
 }
 
 #[test]
+fn pitfall_19_a_lock_that_is_lost_under_a_run_costs_no_data() {
+    let rig = Rig::new();
+    let dump = noise(3 << 20);
+    let other = rig.store(&[("database.sql", noise(1000))]).expect("stored");
+    let files = [("database.sql", dump.clone())];
+    let stored = rig.repository.store(&intent(&rig.clock), incoming(&files)).expect("stored");
+    let locked = rig.repository.prune(&AT_ONCE, rig.clock.now(), &Progress::unwatched());
+    assert!(matches!(locked, Err(RepositoryError::Locked { .. })), "{locked:?}");
+    // As a server loses it, or somebody who is in a hurry.
+    for lock in walk(&rig.path().join(crate::repository::lock::FOLDER)) {
+        fs::remove_file(lock).expect("removed");
+    }
+    assert!(prune(&rig, PrunePolicy::default()).packs_marked >= 1);
+    let published =
+        rig.repository.publish(&stored, &Progress::unwatched(), &CancellationToken::new());
+    let said = Chain(&published.expect_err("built on what is marked")).to_string();
+    assert!(said.contains("somebody pruned meanwhile, run it again"), "{said}");
+    drop(stored);
+    let again = rig.store(&files).expect("stored");
+    for _ in 0..2 {
+        prune(&rig, AT_ONCE);
+    }
+    assert!(rig.read(&again, "database.sql").expect("read") == dump);
+    assert_eq!(rig.read(&other, "database.sql").expect("read").len(), 1000);
+    rig.assert_sound_to_restic();
+}
+
+#[test]
 fn what_lacks_our_marks_is_never_removed() {
     let rig = Rig::new();
     let source = rig.folder.path().join("photo");
@@ -214,7 +242,7 @@ fn pitfall_20_a_prune_runs_on_a_full_disk_because_of_its_reserve() {
 }
 
 #[test]
-fn files_of_dead_runs_are_swept_by_age() {
+fn pitfall_17_files_of_dead_runs_are_swept_by_age() {
     let rig = Rig::new();
     let dead = rig.path().join("data/00/00ff-tmp-1234");
     fs::write(&dead, b"half a pack").expect("a file");
