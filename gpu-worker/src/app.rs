@@ -100,6 +100,7 @@ impl App {
             chance: Arc::clone(&deps.chance),
             tasks: deps.tasks.clone(),
             runtime,
+            roots: deps.roots.clone(),
             changed: changed.clone(),
         };
         let seat = |EngineEntry { engine, models, load }| Seat {

@@ -1,23 +1,21 @@
 //! `/etc/homelab/gpu-worker.toml`.
 
+mod engine;
+mod show;
+
 use std::{
     collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-use homelab_common::{
-    config::{Allowed, Document, Report, Section, Value, parse},
-    retry::Backoff,
-};
+use homelab_common::config::{Document, Report, Section, parse};
 use homelab_rpc::{daemon::DaemonConfig, peer::Kind};
 
 use crate::{
-    device::DeviceId,
-    engine::{EngineConfig, Timing, command::Template, restart::RestartPolicy, stream::Patience},
-    model::{Model, ModelName, Sha256},
+    engine::{EngineConfig, backend::Backend},
+    model::{Model, ModelName, Options, Sha256},
 };
 
 /// Where the file stands unless another one is named.
@@ -28,9 +26,6 @@ const CONTEXT_TOKENS_MAX: u32 = 1 << 24;
 
 /// llama-server's own bound.
 const SLOTS_MAX: u32 = 256;
-
-/// Pauses between restarts lose up to this part by chance.
-const RESTART_JITTER: f64 = 0.2;
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -82,10 +77,11 @@ impl Config {
             models.iter().flatten().map(|model| model.name.clone()).collect();
         refuse_repeated(&root, "model", &known);
         let engines: Vec<Option<EngineEntry>> =
-            root.tables("engine").iter().map(|section| engine(section, &known)).collect();
+            root.tables("engine").iter().map(|section| engine::read(section, &models)).collect();
         let names: Vec<&str> =
             engines.iter().flatten().map(|entry| entry.engine.name.as_str()).collect();
         refuse_repeated(&root, "engine", &names);
+        refuse_rivals(&root, &engines);
 
         document.finish_with(|| {
             let engines = engines.into_iter().collect::<Option<_>>()?;
@@ -98,109 +94,38 @@ impl Config {
 fn model(section: &Section<'_>) -> Option<Arc<Model>> {
     let name = section.required("name", parse::text(str::parse::<ModelName>));
     let path = section.optional("path", parse::path);
-    let sha256 = section.optional("sha256", parse::text(str::parse::<Sha256>));
-    let context = section.or("context", 4096, parse::integer(256..=CONTEXT_TOKENS_MAX));
-    let slots = section.or("slots", 1, parse::integer(1..=SLOTS_MAX));
-    Some(Arc::new(Model::new(name?, path, sha256, context, slots)))
+    let default = Options::default();
+    let options = Options {
+        sha256: section.optional("sha256", parse::text(str::parse::<Sha256>)),
+        context_tokens: section.or(
+            "context",
+            default.context_tokens,
+            parse::integer(256..=CONTEXT_TOKENS_MAX),
+        ),
+        slots: section.or("slots", default.slots, parse::integer(1..=SLOTS_MAX)),
+        backends: section.list("backends", parse::text(str::parse::<Backend>)),
+        arguments: section.list("arguments", parse::string),
+    };
+    Some(Arc::new(Model::new(name?, path, options)))
 }
 
-fn engine(section: &Section<'_>, known: &[ModelName]) -> Option<EngineEntry> {
-    let configured = |value: &Value<'_>| {
-        let name = parse::text(str::parse::<ModelName>)(value)?;
-        if known.contains(&name) {
-            return Ok(name);
+/// A card holds one process: two that are loaded at the start would chase each other.
+fn refuse_rivals(root: &Section<'_>, engines: &[Option<EngineEntry>]) {
+    let first: Vec<&EngineConfig> = engines
+        .iter()
+        .flatten()
+        .filter(|entry| entry.load.is_some())
+        .map(|entry| &entry.engine)
+        .collect();
+    for (place, engine) in first.iter().enumerate() {
+        let rival = first.iter().take(place).find(|other| other.shares_a_card_with(engine));
+        if let Some(rival) = rival {
+            let what = format!(
+                "`load` in one of `{}` and `{}` only: they share a card",
+                rival.name, engine.name
+            );
+            root.problem("engine", what);
         }
-        Err(Allowed::one_of(known.iter().map(ModelName::as_str)))
-    };
-    let name = section.required("name", parse::text(engine_name));
-    let device = section.or("device", DeviceId::Cpu, parse::text(str::parse));
-    let words = section.required_list("command", parse::string);
-    let command = match Template::try_new(&words) {
-        Ok(template) => Some(template),
-        Err(broken) => {
-            if !words.is_empty() {
-                section.problem("command", broken.to_string());
-            }
-            None
-        }
-    };
-    let environment = environment(&section.table("environment"));
-    let models = section.list("models", configured);
-    let load = section.optional("load", configured);
-    if let Some(load) = &load
-        && !models.is_empty()
-        && !models.contains(load)
-    {
-        section.problem("load", "one of this engine's `models`");
-    }
-    let health_path = section.or("health-path", "/health".to_owned(), parse::text(http_path));
-    let timing = timing(section);
-    let (name, command, timing) = (name?, command?, timing?);
-    let engine = EngineConfig { name, device, command, environment, health_path, timing };
-    Some(EngineEntry { engine, models, load })
-}
-
-fn environment(section: &Section<'_>) -> Vec<(String, String)> {
-    let pair = |name: String| {
-        let value = section.required(&name, parse::string)?;
-        Some((name, value))
-    };
-    section.keys().into_iter().filter_map(pair).collect()
-}
-
-fn timing(section: &Section<'_>) -> Option<Timing> {
-    let patience = Patience::default();
-    let secs = Duration::from_secs;
-    let restart_min = section.or("restart-min", secs(1), span(1, 3600));
-    let restart_max = section.or("restart-max", secs(300), span(1, 86_400));
-    let backoff = match Backoff::try_new(restart_min, restart_max, RESTART_JITTER) {
-        Ok(backoff) => Some(backoff),
-        Err(broken) => {
-            section.problem("restart-max", broken.to_string());
-            None
-        }
-    };
-    Some(Timing {
-        start: section.or("start-deadline", secs(600), span(1, 7200)),
-        drain: section.or("drain-deadline", secs(15), span(0, 3600)),
-        stop: section.or("stop-deadline", secs(5), span(0, 60)),
-        stall: section.or("stall-deadline", secs(60), span(1, 3600)),
-        look: secs(1),
-        patience: Patience {
-            first_byte: section.or("first-byte-deadline", patience.first_byte, span(1, 86_400)),
-            between_chunks: section.or(
-                "silence-deadline",
-                patience.between_chunks,
-                span(1, 86_400),
-            ),
-        },
-        restart: RestartPolicy {
-            settled: section.or("settled-after", secs(300), span(1, 86_400)),
-            quick_ends_max: section.or("quick-ends-max", 5, parse::integer(1..=1000)),
-            backoff: backoff?,
-        },
-    })
-}
-
-fn span(least_secs: u64, most_secs: u64) -> impl Fn(&Value<'_>) -> Result<Duration, Allowed> {
-    parse::duration_in(Duration::from_secs(least_secs)..=Duration::from_secs(most_secs))
-}
-
-/// It becomes part of a file's name.
-fn engine_name(text: &str) -> Result<String, &'static str> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    if (1..=32).contains(&text.len()) && text.bytes().all(is_plain) {
-        Ok(text.to_owned())
-    } else {
-        Err("1 to 32 letters, digits, `-` or `_`")
-    }
-}
-
-fn http_path(text: &str) -> Result<String, &'static str> {
-    if text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Ok(text.to_owned())
-    } else {
-        Err("a path that begins with `/`, such as \"/health\"")
     }
 }
 
@@ -213,76 +138,12 @@ fn refuse_repeated<T: Ord + fmt::Display>(root: &Section<'_>, what: &str, names:
     }
 }
 
-/// What counts after all defaults, for people. There are no secrets in it: of an
-/// engine's environment only the names are shown.
-impl fmt::Display for Config {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let DaemonConfig { listen, pki_dir, state_dir, admin_socket, log, grace } = &self.daemon;
-        writeln!(formatter, "listen = \"{listen}\"")?;
-        let folders =
-            [("state-dir", state_dir), ("pki-dir", pki_dir), ("runtime-dir", &self.runtime)];
-        for (key, path) in folders {
-            writeln!(formatter, "{key} = \"{}\"", path.display())?;
-        }
-        match admin_socket {
-            Some(path) => writeln!(formatter, "admin-socket = \"{}\"", path.display())?,
-            None => writeln!(formatter, "admin-socket = false")?,
-        }
-        writeln!(formatter, "grace = \"{}\"", parse::show_duration(*grace))?;
-        writeln!(formatter, "\n[log]\nlevel = \"{}\"", log.level)?;
-        for entry in &self.engines {
-            write_engine(formatter, entry)?;
-        }
-        for model in &self.models {
-            writeln!(formatter, "\n[[model]]\nname = \"{}\"", model.name)?;
-            if let Some(path) = &model.path {
-                writeln!(formatter, "path = \"{}\"", path.display())?;
-            }
-            if let Some(sha256) = &model.sha256 {
-                writeln!(formatter, "sha256 = \"{sha256}\"")?;
-            }
-            writeln!(formatter, "context = {}", model.context_tokens)?;
-            writeln!(formatter, "slots = {}", model.slots)?;
-        }
-        Ok(())
-    }
-}
-
-fn write_engine(formatter: &mut fmt::Formatter<'_>, entry: &EngineEntry) -> fmt::Result {
-    let EngineEntry { engine, models, load } = entry;
-    writeln!(formatter, "\n[[engine]]\nname = \"{}\"", engine.name)?;
-    writeln!(formatter, "device = \"{}\"", engine.device)?;
-    writeln!(formatter, "command = {:?}", engine.command.words())?;
-    let names: Vec<&str> = engine.environment.iter().map(|(name, _)| name.as_str()).collect();
-    writeln!(formatter, "# environment, values not shown: {}", names.join(", "))?;
-    writeln!(formatter, "models = {:?}", listed(models))?;
-    if let Some(load) = load {
-        writeln!(formatter, "load = \"{load}\"")?;
-    }
-    writeln!(formatter, "health-path = \"{}\"", engine.health_path)?;
-    let Timing { start, drain, stop, stall, look: _, patience, restart } = engine.timing;
-    let deadlines = [
-        ("start-deadline", start),
-        ("drain-deadline", drain),
-        ("stop-deadline", stop),
-        ("stall-deadline", stall),
-        ("first-byte-deadline", patience.first_byte),
-        ("silence-deadline", patience.between_chunks),
-        ("settled-after", restart.settled),
-    ];
-    for (key, span) in deadlines {
-        writeln!(formatter, "{key} = \"{}\"", parse::show_duration(span))?;
-    }
-    writeln!(formatter, "quick-ends-max = {}", restart.quick_ends_max)
-}
-
-fn listed(models: &[ModelName]) -> Vec<&str> {
-    models.iter().map(ModelName::as_str).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::{device::DeviceId, engine::build::variants};
 
     const SMALL: &str = r#"
         [[engine]]
@@ -306,10 +167,14 @@ mod tests {
         assert_eq!(config.daemon.listen.port(), 7452);
         assert_eq!(config.runtime, Path::new("/run/homelab-gpu-worker"));
         let entry = &config.engines[0];
-        assert_eq!(entry.engine.device, DeviceId::Cpu);
+        assert_eq!(entry.engine.devices, [DeviceId::Cpu]);
+        assert_eq!(entry.engine.builds[0].backend, Some(Backend::Cpu));
         assert_eq!(entry.load.as_ref().unwrap().as_str(), "smollm2");
         assert_eq!(entry.engine.timing.stall, Duration::from_secs(60));
-        assert_eq!((config.models[0].slots, config.models[0].context_tokens), (2, 4096));
+        assert_eq!(
+            (config.models[0].options.slots, config.models[0].options.context_tokens),
+            (2, 4096)
+        );
     }
 
     #[test]
@@ -327,25 +192,53 @@ mod tests {
             [[engine]]
             name = "right"
             device = "0000:83:00.0"
+            backend = "vulkan"
             command = ["/opt/vulkan/llama-server"]
+            command-previous = ["/opt/vulkan-old/llama-server"]
             models = ["a"]
+            idle-end = "10m"
+            [[engine.alternative]]
+            backend = "sycl"
+            command = ["/opt/sycl/llama-server"]
+            environment = { GGML_SYCL_DISABLE_GRAPH = "1" }
+            [[engine]]
+            name = "both"
+            devices = ["0000:83:00.0", "0000:03:00.0"]
+            tensor-split = [2, 1]
+            backend = "sycl"
+            command = ["/opt/sycl/llama-server"]
             [[model]]
             name = "a"
             "#,
         )
         .unwrap();
         let left = &config.engines[0].engine;
-        assert_eq!(left.device.to_string(), "0000:03:00.0");
-        assert_eq!(left.environment, [("GGML_VK_VISIBLE_DEVICES".into(), "0".into())]);
+        assert_eq!(left.devices[0].to_string(), "0000:03:00.0");
+        let by_hand = [("GGML_VK_VISIBLE_DEVICES".to_owned(), "0".to_owned())];
+        assert_eq!(left.builds[0].environment, by_hand);
         assert_eq!(left.timing.stall, Duration::from_secs(120));
         assert_eq!(config.engines[1].models.len(), 1);
+        let right = &config.engines[1].engine;
+        assert_eq!(right.timing.idle_end, Some(Duration::from_secs(600)));
+        let all: Vec<String> =
+            variants(&right.builds, &config.models[0]).iter().map(ToString::to_string).collect();
+        let expected = [
+            "vulkan, /opt/vulkan/llama-server",
+            "vulkan, previous build, /opt/vulkan-old/llama-server",
+            "sycl, /opt/sycl/llama-server",
+        ];
+        assert_eq!(all, expected);
+        let both = &config.engines[2].engine;
+        assert_eq!((both.devices.len(), both.tensor_split.as_slice()), (2, &[1, 2][..]));
+        assert!(both.shares_a_card_with(left) && both.shares_a_card_with(right));
+        assert!(!left.shares_a_card_with(right));
     }
 
     #[test]
     fn the_example_file_is_in_order() {
         let text = include_str!("../../packaging/examples/gpu-worker.toml");
         let config = Config::parse("gpu-worker.toml", text).unwrap();
-        assert_eq!((config.engines.len(), config.models.len()), (2, 2));
+        assert_eq!((config.engines.len(), config.models.len()), (3, 3));
     }
 
     #[test]
@@ -362,6 +255,16 @@ mod tests {
             [[engine]]
             name = "x"
             command = []
+            [[engine]]
+            name = "by-luck"
+            device = "0000:03:00.0"
+            command = ["/e"]
+            [[engine]]
+            name = "two"
+            devices = ["0000:03:00.0", "cpu"]
+            tensor-split = [1]
+            backend = "cuda"
+            command = ["/e"]
             [[model]]
             name = "small"
             slots = 0
@@ -378,12 +281,38 @@ mod tests {
             "engine[0].load",
             "did you mean `stall-deadline`?",
             "at least one element",
+            "`sycl` or `vulkan`, so that the card is found by its slot",
+            "two or more PCI slots that differ",
+            "one share for each device",
+            "`sycl`, `vulkan` or `cpu`",
             "from 1 to 256",
             "`small` stands twice",
             "64 hexadecimal digits",
         ] {
             assert!(report.contains(expected), "{expected} is not in:\n{report}");
         }
+    }
+
+    #[test]
+    fn two_engines_on_one_card_are_not_both_loaded_at_the_start() {
+        let engine = |name: &str| {
+            format!(
+                "[[engine]]\nname = \"{name}\"\ndevice = \"0000:03:00.0\"\nbackend = \"sycl\"\n\
+                 command = [\"/e\"]\nload = \"a\"\n"
+            )
+        };
+        let report = problems(&format!("{}{}[[model]]\nname = \"a\"\n", engine("x"), engine("y")));
+        assert!(report.contains("one of `x` and `y` only: they share a card"), "{report}");
+    }
+
+    #[test]
+    fn everything_that_is_printed_is_read_as_it_was() {
+        let text = include_str!("../../packaging/examples/gpu-worker.toml");
+        // Values of an environment are not printed.
+        let text = text.lines().filter(|line| !line.starts_with("environment"));
+        let text: String = text.map(|line| format!("{line}\n")).collect();
+        let printed = Config::parse("gpu-worker.toml", &text).unwrap().to_string();
+        assert_eq!(Config::parse("printed", &printed).unwrap().to_string(), printed);
     }
 
     #[test]

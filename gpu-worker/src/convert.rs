@@ -5,18 +5,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use homelab_common::error_chain::Chain;
 use homelab_proto::{common::v1 as common, inference::v1 as pb};
-use homelab_rpc::node::to_proto;
+use homelab_rpc::{node::to_proto, status::Reason};
 
 use crate::{
     device::{DeviceId, Missing},
     engine::{
         State,
+        build::Age,
         chunk::{Chunk, EngineError, Usage},
         http::HttpError,
         request::{self, Chat, InvalidRequest, Message, Role},
         stream::{AnswerError, Ending},
     },
-    worker::{EngineView, ModelState, ModelView, Reading, Snapshot},
+    worker::{EngineView, ModelState, ModelView, NotWoken, Reading, Refusal, Snapshot},
 };
 
 /// The largest request in JSON, in bytes. The protocol promises it.
@@ -184,6 +185,27 @@ pub fn failed(model: &str, error: &AnswerError, form: Form) -> pb::ChatCompleteR
     }
 }
 
+/// The end of a request that waited for its model in vain.
+pub fn not_woken(error: &NotWoken) -> pb::ChatCompleteResponse {
+    let (reason, retryable) = classify_not_woken(error);
+    let next = if retryable { "ask again" } else { "see InferenceService.GetWorker" };
+    let message = format!("{error}; {next}");
+    let failure = common::Failure { reason: reason.to_owned(), message, retryable };
+    pb::ChatCompleteResponse {
+        event: Some(pb::chat_complete_response::Event::Failure(failure)),
+        openai_chunk: Bytes::new(),
+    }
+}
+
+/// The reason of a request that waited in vain, and whether asking again may help.
+pub fn classify_not_woken(error: &NotWoken) -> (&'static str, bool) {
+    match error {
+        NotWoken::NotLoaded { failure, .. } => (reason::MODEL_NOT_LOADED, failure.is_retryable),
+        NotWoken::Refused(Refusal::Busy { .. }) => (Reason::SLOTS_BUSY.as_str(), true),
+        NotWoken::Refused(_) => (Reason::ENGINE_NOT_READY.as_str(), true),
+    }
+}
+
 /// Stable reasons of broken answers.
 pub mod reason {
     /// The engine's process ended or was killed because it hung.
@@ -202,6 +224,8 @@ pub mod reason {
     pub const ANSWER_GARBLED: &str = "ANSWER_GARBLED";
     /// The caller does not read.
     pub const CALLER_TOO_SLOW: &str = "CALLER_TOO_SLOW";
+    /// Another model would have to make room and still answers.
+    pub const ENGINE_BUSY: &str = "ENGINE_BUSY";
     /// The model could not be loaded.
     pub const MODEL_NOT_LOADED: &str = "MODEL_NOT_LOADED";
 }
@@ -283,6 +307,7 @@ impl From<Reading> for pb::Device {
             memory_used_bytes: device.memory_used_bytes,
             temperature_celsius: device.temperature_celsius,
             power_watts,
+            power_limit_watts: device.power_limit_watts,
             missing: device.missing.into_iter().map(missing).collect(),
         }
     }
@@ -315,6 +340,8 @@ impl From<ModelView> for pb::Model {
 impl From<EngineView> for pb::Engine {
     fn from(engine: EngineView) -> Self {
         let status = engine.status;
+        let variant = status.variant.as_deref();
+        let backend = variant.and_then(|variant| variant.backend);
         let state = match status.state {
             State::Stopped => pb::EngineState::Stopped,
             State::Starting | State::Loading => pb::EngineState::Starting,
@@ -325,7 +352,13 @@ impl From<EngineView> for pb::Engine {
         Self {
             name: engine.name,
             state: state.into(),
-            device: engine.device.to_string(),
+            device: engine.devices.first().map(ToString::to_string).unwrap_or_default(),
+            devices: engine.devices.iter().map(ToString::to_string).collect(),
+            backend: backend.map(|backend| backend.to_string()).unwrap_or_default(),
+            program: variant
+                .map(|variant| variant.command.program().to_owned())
+                .unwrap_or_default(),
+            previous_build: variant.is_some_and(|variant| variant.age == Age::Previous),
             model: status.model.map(|model| model.name.to_string()).unwrap_or_default(),
             slots: engine.slots,
             slots_busy: engine.slots_busy,

@@ -12,6 +12,7 @@ use std::{
 };
 
 mod card;
+mod fdinfo;
 mod processor;
 
 /// Where the kernel shows its devices; a folder elsewhere in tests.
@@ -55,6 +56,19 @@ impl FromStr for DeviceId {
     }
 }
 
+impl PciSlot {
+    /// The slot as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PciSlot {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
 impl FromStr for PciSlot {
     type Err = InvalidDeviceId;
 
@@ -79,7 +93,17 @@ impl fmt::Display for DeviceId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => formatter.write_str("cpu"),
-            Self::Pci(PciSlot(slot)) => formatter.write_str(slot),
+            Self::Pci(slot) => slot.fmt(formatter),
+        }
+    }
+}
+
+impl DeviceId {
+    /// The slot, of a card.
+    pub fn slot(&self) -> Option<&PciSlot> {
+        match self {
+            Self::Cpu => None,
+            Self::Pci(slot) => Some(slot),
         }
     }
 }
@@ -95,12 +119,14 @@ pub struct Device {
     pub driver: Option<String>,
     /// Memory in bytes: main memory of the processor, VRAM of a card.
     pub memory_bytes: Option<u64>,
-    /// How much of it is in use.
+    /// How much of it is in use; under i915 and xe, by our own engines.
     pub memory_used_bytes: Option<u64>,
     /// Degrees Celsius.
     pub temperature_celsius: Option<f32>,
     /// Power, or the meter it is to be computed from.
     pub power: Option<Power>,
+    /// Watts that it is held to over some seconds.
+    pub power_limit_watts: Option<f32>,
     /// What could not be read, and why.
     pub missing: Vec<Missing>,
 }
@@ -123,11 +149,22 @@ pub struct Missing {
     pub reason: String,
 }
 
-/// Lists the processor first and then the cards, by slot.
-pub fn list(roots: &Roots) -> Vec<Device> {
+/// Lists the processor first and then the cards, by slot. `engines` are the processes
+/// whose video memory is ours. Blocks on the kernel, which may ask the cards.
+pub fn list(roots: &Roots, engines: &[u32]) -> Vec<Device> {
     let mut devices = vec![processor::read(roots)];
-    devices.extend(card::list(&roots.sys));
+    devices.extend(card::list(&roots.sys, &fdinfo::held(&roots.proc, engines)));
     devices
+}
+
+/// Bytes that the process `pid` holds on these cards, or in main memory when there are
+/// none; `None` when that cannot be read.
+pub fn held_by(roots: &Roots, pid: u32, slots: &[PciSlot]) -> Option<u64> {
+    if slots.is_empty() {
+        return processor::resident(&roots.proc, pid);
+    }
+    let held = fdinfo::held(&roots.proc, &[pid]);
+    slots.iter().map(|slot| held.on(slot).ok()).sum()
 }
 
 /// Mean power between two readings of an energy meter; `None` when the meter went
@@ -173,6 +210,10 @@ fn hwmons(folder: &Path) -> Vec<(String, PathBuf)> {
         .collect();
     found.sort();
     found
+}
+
+fn watts(path: &Path) -> Result<f32, String> {
+    read_number::<u32>(path).map(|microwatts| narrow(f64::from(microwatts) / 1e6))
 }
 
 fn millidegrees(path: &Path) -> Result<f32, String> {

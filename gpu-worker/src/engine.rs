@@ -6,6 +6,8 @@
 //! nothing of tokens: those go from the process's socket to whoever asked, through
 //! the [`session::Session`] that exists while the process is ready.
 
+pub mod backend;
+pub mod build;
 pub mod chunk;
 pub mod command;
 pub mod health;
@@ -18,7 +20,7 @@ pub mod sse;
 pub mod stream;
 mod trace;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use homelab_common::{chance::Chance, clock::Clock, exec::Exec, lifecycle::Tasks};
 use jiff::Timestamp;
@@ -26,10 +28,10 @@ use tokio::{sync::watch, time};
 use tracing::{info, warn};
 
 use crate::{
-    device::DeviceId,
+    device::{DeviceId, PciSlot, Roots},
     engine::{
-        command::Template,
-        process::{End, Incident},
+        build::{Build, Variant, variants},
+        process::{End, Incident, Remedy},
         restart::{History, Next, RestartPolicy},
         session::Session,
         stream::Patience,
@@ -42,16 +44,35 @@ use crate::{
 pub struct EngineConfig {
     /// Name, unique on the host.
     pub name: String,
-    /// What it runs on.
-    pub device: DeviceId,
-    /// Its command line.
-    pub command: Template,
-    /// Its environment, which is otherwise empty.
-    pub environment: Vec<(String, String)>,
+    /// What it runs on, by slot; more than one when it spans cards.
+    pub devices: Vec<DeviceId>,
+    /// How the layers are shared out among them; empty for by their memory.
+    pub tensor_split: Vec<u32>,
+    /// What may be started, best first.
+    pub builds: Vec<Build>,
     /// Page that answers 200 once it is ready.
     pub health_path: String,
     /// Its deadlines.
     pub timing: Timing,
+}
+
+impl EngineConfig {
+    /// The slots of its cards; none when it runs on the processor.
+    pub fn slots(&self) -> Vec<PciSlot> {
+        self.devices.iter().filter_map(|device| device.slot().cloned()).collect()
+    }
+
+    /// Whether two engines would share a card, which holds one process at a time.
+    pub fn shares_a_card_with(&self, other: &Self) -> bool {
+        let is_theirs =
+            |device: &DeviceId| device.slot().is_some() && other.devices.contains(device);
+        self.devices.iter().any(is_theirs)
+    }
+
+    /// Whether there is a build that may run `model`.
+    pub fn can_run(&self, model: &Model) -> bool {
+        !variants(&self.builds, model).is_empty()
+    }
 }
 
 /// The deadlines of an engine.
@@ -67,6 +88,8 @@ pub struct Timing {
     pub stall: Duration,
     /// How often a busy engine is looked at.
     pub look: Duration,
+    /// After so long without a request its process ends; `None` for never.
+    pub idle_end: Option<Duration>,
     /// How long one answer may be silent.
     pub patience: Patience,
     /// When it is started again.
@@ -86,6 +109,8 @@ pub struct World {
     pub tasks: Tasks,
     /// Private folder for key files.
     pub runtime: PathBuf,
+    /// Where devices are read.
+    pub roots: Roots,
     /// Told of every change that a watcher may want to see.
     pub changed: watch::Sender<()>,
 }
@@ -129,6 +154,10 @@ pub struct Status {
     pub since: Timestamp,
     /// The model that it has or shall have.
     pub model: Option<Arc<Model>>,
+    /// The model that it had until it ended for want of requests.
+    pub idled: Option<Arc<Model>>,
+    /// What was last started.
+    pub variant: Option<Arc<Variant>>,
     /// Its process, when there is one.
     pub pid: Option<u32>,
     /// How often a process was started.
@@ -161,6 +190,8 @@ impl Engine {
             state: State::Stopped,
             since: world.clock.now(),
             model: None,
+            idled: None,
+            variant: None,
             pid: None,
             starts: 0,
             last_incident: None,
@@ -249,24 +280,53 @@ impl Supervisor {
         wanted: &mut watch::Receiver<Wanted>,
     ) {
         let mut history = History::default();
+        let mut builds: VecDeque<Arc<Variant>> =
+            variants(&self.engine.config.builds, model).into_iter().map(Arc::new).collect();
         self.set(|status| {
             status.model = Some(Arc::clone(model));
+            status.idled = None;
             status.order = order;
         });
-        while let End::ByItself(incident) = self.run_once(model, wanted).await {
-            let policy = &self.engine.config.timing.restart;
-            let next = history.ended(policy, incident.ready_for, self.world.chance.as_ref());
+        while let Some(variant) = builds.front() {
+            let incident = match self.run_once(model, variant, wanted).await {
+                End::Asked => return,
+                End::Idle => return self.forget(model, order),
+                End::ByItself(incident) => incident,
+            };
+            let (policy, chance) = (&self.engine.config.timing.restart, self.world.chance.as_ref());
+            let builds_left = builds.len() - 1;
+            let next = match incident.remedy {
+                Remedy::Again => history.ended(policy, incident.ready_for, builds_left, chance),
+                Remedy::Another => history.hopeless(policy, builds_left, chance),
+            };
             self.note(incident, next);
             let asked = self.asked(wanted);
-            match next {
+            let after = match next {
                 Next::Quarantine { .. } => return asked.await,
-                Next::Restart { after } => {
-                    if time::timeout(after, asked).await.is_ok() {
-                        return;
-                    }
+                Next::FallBack { after } => {
+                    builds.pop_front();
+                    after
                 }
+                Next::Restart { after } => after,
+            };
+            if time::timeout(after, asked).await.is_ok() {
+                return;
             }
         }
+    }
+
+    /// Ends the wish for `model` because nobody uses it, unless something else was
+    /// asked for meanwhile.
+    fn forget(&self, model: &Arc<Model>, order: u64) {
+        self.set(|status| status.idled = Some(Arc::clone(model)));
+        self.engine.wanted.send_if_modified(|wanted| {
+            let is_current = wanted.order == order;
+            if is_current {
+                wanted.model = None;
+                wanted.order += 1;
+            }
+            is_current
+        });
     }
 
     /// Waits for another order, or for the end of the daemon.
@@ -290,6 +350,12 @@ impl Supervisor {
                 restart_after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
                 "an engine ended by itself"
             ),
+            Next::FallBack { after } => warn!(
+                engine,
+                because = %incident.because,
+                fall_back_after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+                "an engine ended by itself; the next build is tried"
+            ),
             Next::Quarantine { quick_ends } => warn!(
                 engine,
                 because = %incident.because,
@@ -301,7 +367,7 @@ impl Supervisor {
             status.pid = None;
             status.last_incident = Some(Arc::new(incident));
             status.state = match next {
-                Next::Restart { .. } => State::Failed,
+                Next::Restart { .. } | Next::FallBack { .. } => State::Failed,
                 Next::Quarantine { .. } => State::Quarantined,
             };
         });

@@ -101,6 +101,26 @@ impl FakeEngine {
         self
     }
 
+    /// Sets what it writes to its log from now on.
+    #[must_use]
+    pub fn saying(self, log: &str) -> Self {
+        drop(self.0.exec.clone().on("fake-engine", Answer::stdout(log)));
+        self
+    }
+
+    /// Sets its answer to `--list-devices`.
+    #[must_use]
+    pub fn listing(self, devices: &str) -> Self {
+        let answer = Answer::stdout(devices);
+        drop(self.0.exec.clone().on_args("fake-engine", &["--list-devices"], [answer]));
+        self
+    }
+
+    /// The command lines of all starts and questions so far, oldest first.
+    pub fn command_lines(&self) -> Vec<String> {
+        self.0.exec.calls().into_iter().map(|call| call.argv.join(" ")).collect()
+    }
+
     /// Takes the page `/slots` away, as other engines do not have it.
     #[must_use]
     pub fn without_slots_page(self) -> Self {

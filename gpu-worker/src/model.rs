@@ -12,6 +12,8 @@ use std::{
 
 use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
+use crate::engine::backend::Backend;
+
 /// Weights are read in pieces of this size to be hashed.
 const HASH_PIECE_BYTES: usize = 1 << 20;
 
@@ -85,6 +87,33 @@ impl fmt::Display for Sha256 {
     }
 }
 
+/// How a model is to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// What the weights must hash to.
+    pub sha256: Option<Sha256>,
+    /// Tokens that one conversation may hold.
+    pub context_tokens: u32,
+    /// Requests at once.
+    pub slots: u32,
+    /// The backends that may run it, best first; empty for the engine's own order.
+    pub backends: Vec<Backend>,
+    /// What is added to the engine's arguments.
+    pub arguments: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            sha256: None,
+            context_tokens: 4096,
+            slots: 1,
+            backends: Vec::new(),
+            arguments: Vec::new(),
+        }
+    }
+}
+
 /// One configured model.
 #[derive(Debug)]
 pub struct Model {
@@ -92,12 +121,8 @@ pub struct Model {
     pub name: ModelName,
     /// Its weights; `None` when the engine finds them by the name.
     pub path: Option<PathBuf>,
-    /// What the weights must hash to.
-    pub sha256: Option<Sha256>,
-    /// Tokens that one conversation may hold.
-    pub context_tokens: u32,
-    /// Requests at once.
-    pub slots: u32,
+    /// How it is to be run.
+    pub options: Options,
     checked: Mutex<Option<Stamp>>,
 }
 
@@ -138,14 +163,8 @@ pub enum ModelFileError {
 
 impl Model {
     /// A model; nothing is read yet.
-    pub fn new(
-        name: ModelName,
-        path: Option<PathBuf>,
-        sha256: Option<Sha256>,
-        context_tokens: u32,
-        slots: u32,
-    ) -> Self {
-        Self { name, path, sha256, context_tokens, slots, checked: Mutex::new(None) }
+    pub fn new(name: ModelName, path: Option<PathBuf>, options: Options) -> Self {
+        Self { name, path, options, checked: Mutex::new(None) }
     }
 
     /// What the engine is told to load: the file, or else the name.
@@ -174,7 +193,7 @@ impl Model {
     pub fn check(&self) -> Result<(), ModelFileError> {
         let Some(path) = &self.path else { return Ok(()) };
         let stamp = self.stamp(path)?;
-        let Some(expected) = self.sha256 else { return Ok(()) };
+        let Some(expected) = self.options.sha256 else { return Ok(()) };
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         if *checked == Some(stamp) {
             return Ok(());
@@ -229,7 +248,8 @@ mod tests {
 
     fn model(path: &Path, sha256: Option<&str>) -> Model {
         let sha256 = sha256.map(|text| text.parse().unwrap());
-        Model::new("small".parse().unwrap(), Some(path.into()), sha256, 4096, 1)
+        let options = Options { sha256, ..Options::default() };
+        Model::new("small".parse().unwrap(), Some(path.into()), options)
     }
 
     #[test]
@@ -285,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_model_without_a_file_is_the_engines_business() {
-        let model = Model::new("llama3:8b".parse().unwrap(), None, None, 4096, 1);
+        let model = Model::new("llama3:8b".parse().unwrap(), None, Options::default());
         model.check().unwrap();
         assert_eq!((model.location().as_str(), model.size_bytes().unwrap()), ("llama3:8b", None));
     }

@@ -100,10 +100,11 @@ impl InferenceService for Inference {
         &self,
         request: Request<pb::LoadModelRequest>,
     ) -> Result<Response<Self::LoadModelStream>, Status> {
-        let model = request.into_inner().model;
-        self.worker.knows(&model)?;
+        let pb::LoadModelRequest { model, busy_wait } = request.into_inner();
+        let busy_wait = busy_wait.and_then(|wait| Duration::try_from(wait).ok());
+        let loading = self.worker.load(&model, busy_wait)?;
         let (sender, response) = answers();
-        self.tasks.spawn(load::run(self.worker.clone(), model, sender));
+        self.tasks.spawn(load::run(loading, model, sender));
         Ok(response)
     }
 
@@ -120,9 +121,9 @@ impl InferenceService for Inference {
         request: Request<pb::ChatCompleteRequest>,
     ) -> Result<Response<Self::ChatCompleteStream>, Status> {
         let chat = ChatRequest::try_from(request.into_inner())?;
-        let (session, permit) = self.worker.admit(&chat.model, &chat.job, chat.attempt)?;
+        let admission = self.worker.admit(&chat.model, &chat.job, chat.attempt)?;
         let (sender, response) = answers();
-        self.tasks.spawn(chat::run(session, permit, chat, sender));
+        self.tasks.spawn(chat::run(admission, chat, sender));
         Ok(response)
     }
 

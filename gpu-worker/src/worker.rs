@@ -2,13 +2,15 @@
 
 mod devices;
 mod load;
+mod room;
 mod view;
+mod wake;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -18,8 +20,10 @@ use homelab_common::{clock::Clock, lifecycle::Tasks};
 use tokio::{sync::watch, time};
 
 pub use devices::Reading;
-pub use load::{LoadError, LoadEvent, Loading};
+pub use load::{LoadError, LoadEvent, LoadFailure, LoadStep, Loading};
+pub use room::EngineBusy;
 pub use view::{EngineView, ModelState, ModelView, Snapshot};
+pub use wake::{Admission, NotWoken, Waiting};
 
 use crate::{
     device::Roots,
@@ -45,8 +49,9 @@ pub struct Seat {
 }
 
 impl Seat {
-    fn takes(&self, model: &ModelName) -> bool {
-        self.models.is_empty() || self.models.contains(model)
+    fn takes(&self, model: &Model) -> bool {
+        (self.models.is_empty() || self.models.contains(&model.name))
+            && self.engine.config().can_run(model)
     }
 }
 
@@ -58,6 +63,10 @@ pub struct Worker(Arc<Inner>);
 struct Inner {
     host: String,
     seats: Vec<Seat>,
+    /// Held while the model of the seat at the same place is changed.
+    swaps: Vec<tokio::sync::Mutex<()>>,
+    /// Requests that wait for a model to be loaded.
+    waiting: Mutex<HashMap<ModelName, u32>>,
     models: BTreeMap<ModelName, Arc<Model>>,
     devices: Devices,
     tasks: Tasks,
@@ -136,6 +145,8 @@ impl Worker {
         let (is_draining, fence) = (AtomicBool::new(false), Mutex::default());
         Self(Arc::new(Inner {
             host,
+            swaps: seats.iter().map(|_| tokio::sync::Mutex::default()).collect(),
+            waiting: Mutex::default(),
             seats,
             models,
             devices,
@@ -153,16 +164,12 @@ impl Worker {
     }
 
     /// Takes a slot of the least busy engine that has `model` ready, for attempt
-    /// number `attempt` of `job` (which may be empty).
+    /// number `attempt` of `job` (which may be empty). A model that no engine has and
+    /// that a free one takes is loaded first.
     ///
     /// # Errors
     /// [`Refusal`]; this never waits.
-    pub fn admit(
-        &self,
-        model: &str,
-        job: &str,
-        attempt: u32,
-    ) -> Result<(Arc<Session>, Permit), Refusal> {
+    pub fn admit(&self, model: &str, job: &str, attempt: u32) -> Result<Admission, Refusal> {
         let model = self.model(model)?;
         if self.is_draining() {
             return Err(Refusal::Draining);
@@ -171,6 +178,18 @@ impl Worker {
             let mut fence = self.0.fence.lock().unwrap_or_else(PoisonError::into_inner);
             fence.pass(job, attempt)?;
         }
+        match self.take(model) {
+            Ok((session, permit)) => Ok(Admission::Ready(session, permit)),
+            Err(refusal @ Refusal::NotReady { .. }) => match self.wait_for(model)? {
+                Some(waiting) => Ok(Admission::AfterLoad(waiting)),
+                None => Err(refusal),
+            },
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Takes a slot of the least busy engine that has `model` ready.
+    fn take(&self, model: &Arc<Model>) -> Result<(Arc<Session>, Permit), Refusal> {
         let mut sessions = self.sessions(&model.name);
         sessions.sort_by_key(|session| session.slots().busy());
         let mut full = None;
@@ -186,6 +205,10 @@ impl Worker {
             Some(busy) => Refusal::Busy { model, busy },
             None => Refusal::NotReady { state: self.why_not_ready(&model), model },
         })
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<ModelName, u32>> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes no new requests, or takes them again; waits up to `wait` for those
@@ -209,7 +232,8 @@ impl Worker {
 
     /// The devices of the host.
     pub async fn devices(&self) -> Vec<Reading> {
-        self.0.devices.read().await
+        let engines = self.0.seats.iter().filter_map(|seat| seat.engine.status().pid).collect();
+        self.0.devices.read(engines).await
     }
 
     /// Whether there is such a model.
@@ -252,7 +276,10 @@ impl Worker {
             .map(|seat| seat.engine.status())
             .find(|status| status.model.as_ref().is_some_and(|held| held.name == *model));
         match holder {
-            None => format!("no engine has it; call InferenceService.LoadModel for `{model}`"),
+            None => format!(
+                "no engine has it, and none that takes it is free; call \
+                 InferenceService.LoadModel for `{model}`"
+            ),
             Some(status) => match &status.last_incident {
                 Some(incident) if matches!(status.state, State::Failed | State::Quarantined) => {
                     format!("its engine is {}: {}", status.state, incident.because)

@@ -408,7 +408,7 @@ async fn unloading_ends_the_process_and_loading_starts_another() {
     let request = pb::UnloadModelRequest { model: "smollm2".to_owned() };
     worker.client.clone().unload_model(request).await.unwrap();
     assert!(!Path::new(&format!("/proc/{first}")).exists(), "the process is gone");
-    let request = pb::LoadModelRequest { model: "smollm2".to_owned() };
+    let request = pb::LoadModelRequest { model: "smollm2".to_owned(), ..Default::default() };
     let mut stream = worker.client.clone().load_model(request).await.unwrap().into_inner();
     let mut last = None;
     while let Some(message) = stream.message().await.unwrap() {

@@ -76,7 +76,7 @@ impl Engines for FleetEngines {
     }
 
     async fn load(&self, worker: &HostName, model: &ModelName) -> Result<(), Status> {
-        let request = LoadModelRequest { model: model.to_string() };
+        let request = LoadModelRequest { model: model.to_string(), ..Default::default() };
         let mut progress = self.client(worker)?.load_model(request).await?.into_inner();
         // The worker's state says how it goes; the stream is read so that it is not broken off.
         self.tasks.spawn(async move { while let Ok(Some(_)) = progress.message().await {} });

@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Device, DeviceId, PciSlot, Power, hwmons, millidegrees, narrow, noted, read_number, read_text,
+    Device, DeviceId, PciSlot, Power, fdinfo::Held, hwmons, millidegrees, noted, read_number,
+    read_text, watts,
 };
 
 /// A BAR of this size or less is the window of a card without Resizable BAR and
@@ -26,12 +27,13 @@ const INTEL_CARDS: [(u16, &str); 5] = [
     (0x56a6, "Intel Arc A310"),
 ];
 
-pub(super) fn list(sys: &Path) -> Vec<Device> {
+pub(super) fn list(sys: &Path, held: &Held) -> Vec<Device> {
     let Ok(entries) = std::fs::read_dir(sys.join("class/drm")) else { return Vec::new() };
     let mut cards: Vec<Device> = entries
         .filter_map(|entry| {
             let entry = entry.ok()?;
-            is_card(entry.file_name().to_str()?).then(|| read(&entry.path().join("device")))?
+            is_card(entry.file_name().to_str()?)
+                .then(|| read(&entry.path().join("device"), held))?
         })
         .collect();
     cards.sort_by(|left, right| left.id.cmp(&right.id));
@@ -45,7 +47,7 @@ fn is_card(name: &str) -> bool {
 }
 
 /// A card without a PCI slot (a virtual display) is no device for us.
-fn read(device: &Path) -> Option<Device> {
+fn read(device: &Path, held: &Held) -> Option<Device> {
     let uevent = read_text(&device.join("uevent")).ok()?;
     let value =
         |key: &str| uevent.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
@@ -55,10 +57,14 @@ fn read(device: &Path) -> Option<Device> {
 
     let mut missing = Vec::new();
     let memory_bytes = noted(&mut missing, "memory_bytes", memory(device));
-    let memory_used_bytes =
-        noted(&mut missing, "memory_used_bytes", memory_used(device, driver.as_deref()));
+    let memory_used_bytes = noted(
+        &mut missing,
+        "memory_used_bytes",
+        memory_used(device, driver.as_deref(), held, &slot),
+    );
     let temperature_celsius = noted(&mut missing, "temperature_celsius", sensors.temperature());
     let power = noted(&mut missing, "power_watts", sensors.power());
+    let power_limit_watts = noted(&mut missing, "power_limit_watts", sensors.power_limit());
     Some(Device {
         id: DeviceId::Pci(slot),
         name: name(device),
@@ -67,6 +73,7 @@ fn read(device: &Path) -> Option<Device> {
         memory_used_bytes,
         temperature_celsius,
         power,
+        power_limit_watts,
         missing,
     })
 }
@@ -118,12 +125,15 @@ fn bar_bytes(resource: &str, bar: usize) -> Option<u64> {
     (last > first).then(|| last - first + 1)
 }
 
-fn memory_used(device: &Path, driver: Option<&str>) -> Result<u64, String> {
+fn memory_used(
+    device: &Path,
+    driver: Option<&str>,
+    held: &Held,
+    slot: &PciSlot,
+) -> Result<u64, String> {
     match driver {
-        Some("i915" | "xe") => {
-            Err("the driver shows no total; it would have to be summed over all processes as root"
-                .to_owned())
-        }
+        // What others hold could be read by root only.
+        Some("i915" | "xe") => held.on(slot),
         _ => read_number(&device.join("mem_info_vram_used")),
     }
 }
@@ -155,10 +165,20 @@ impl Sensors {
 
     fn power(&self) -> Result<Power, String> {
         let folder = self.folder()?;
-        if let Ok(microwatts) = read_number::<u32>(&folder.join("power1_average")) {
-            return Ok(Power::Watts(narrow(f64::from(microwatts) / 1e6)));
+        if let Ok(watts) = watts(&folder.join("power1_average")) {
+            return Ok(Power::Watts(watts));
         }
-        read_number(&folder.join("energy1_input")).map(Power::MeterMicrojoules)
+        let card = read_number(&folder.join("energy1_input"));
+        // The whole card where xe counts it, else the chip alone.
+        card.or_else(|error| read_number(&folder.join("energy2_input")).map_err(|_| error))
+            .map(Power::MeterMicrojoules)
+    }
+
+    fn power_limit(&self) -> Result<f32, String> {
+        let folder = self.folder()?;
+        let limit = watts(&folder.join("power1_max"))
+            .or_else(|error| watts(&folder.join("power1_cap")).map_err(|_| error))?;
+        if limit > 0.0 { Ok(limit) } else { Err("no limit is set (power1_max is 0)".to_owned()) }
     }
 }
 
@@ -192,7 +212,7 @@ mod tests {
         }
 
         fn list(&self) -> Vec<Device> {
-            list(self.0.path())
+            list(self.0.path(), &Held::default())
         }
     }
 
@@ -220,6 +240,7 @@ mod tests {
                 ("hwmon/hwmon4/name", "i915\n"),
                 ("hwmon/hwmon4/temp1_input", "47000\n"),
                 ("hwmon/hwmon4/energy1_input", "123456789012\n"),
+                ("hwmon/hwmon4/power1_max", "190000000\n"),
             ],
         );
         let card = sys.list().remove(0);
@@ -229,7 +250,23 @@ mod tests {
         assert_eq!(card.memory_bytes, Some(16 << 30));
         assert_eq!(card.temperature_celsius, Some(47.0));
         assert_eq!(card.power, Some(Power::MeterMicrojoules(123_456_789_012)));
-        assert!(is_missing(&card, "memory_used_bytes"));
+        assert_eq!((card.memory_used_bytes, card.power_limit_watts), (Some(0), Some(190.0)));
+        assert_eq!(card.missing, []);
+    }
+
+    #[test]
+    fn the_size_that_i915_tells_goes_before_the_window() {
+        let sys = Sys::new();
+        let uevent = ("uevent", "DRIVER=i915\nPCI_SLOT_NAME=0000:03:00.0\n");
+        let size = ("lmem_total_bytes", "17095983104\n");
+        let limit = ("hwmon/hwmon1/power1_max", "0\n");
+        let name = ("hwmon/hwmon1/name", "i915\n");
+        sys.card(0, "0000:03:00.0", &[uevent, ("resource", RESOURCE_WINDOW), size, limit, name]);
+        let card = sys.list().remove(0);
+        assert_eq!(card.memory_bytes, Some(17_095_983_104));
+        let fields: Vec<&str> = card.missing.iter().map(|missing| missing.field).collect();
+        assert_eq!(fields, ["temperature_celsius", "power_watts", "power_limit_watts"]);
+        assert_eq!(card.missing[2].reason, "no limit is set (power1_max is 0)");
     }
 
     #[test]
@@ -249,7 +286,21 @@ mod tests {
         let card = sys.list().remove(0);
         assert_eq!(card.memory_bytes, Some(17_095_983_104));
         assert_eq!(card.temperature_celsius, Some(51.0));
-        assert!(is_missing(&card, "power_watts"));
+        assert!(is_missing(&card, "power_watts") && is_missing(&card, "power_limit_watts"));
+    }
+
+    #[test]
+    fn xe_counts_the_energy_of_the_card_or_else_of_its_chip() {
+        let sys = Sys::new();
+        let uevent = |slot| format!("DRIVER=xe\nPCI_SLOT_NAME={slot}\n");
+        let name = ("hwmon/hwmon5/name", "xe\n");
+        let chip = ("hwmon/hwmon5/energy2_input", "5\n");
+        let (first, second) = (uevent("0000:03:00.0"), uevent("0000:83:00.0"));
+        sys.card(0, "0000:03:00.0", &[("uevent", first.as_str()), name, chip]);
+        let card = ("hwmon/hwmon5/energy1_input", "9\n");
+        sys.card(1, "0000:83:00.0", &[("uevent", second.as_str()), name, chip, card]);
+        let meters: Vec<Option<Power>> = sys.list().iter().map(|card| card.power).collect();
+        assert_eq!(meters, [5, 9].map(|meter| Some(Power::MeterMicrojoules(meter))));
     }
 
     #[test]
@@ -267,6 +318,7 @@ mod tests {
                 ("hwmon/hwmon2/name", "amdgpu\n"),
                 ("hwmon/hwmon2/temp1_input", "40000\n"),
                 ("hwmon/hwmon2/power1_average", "11500000\n"),
+                ("hwmon/hwmon2/power1_cap", "54000000\n"),
             ],
         );
         let card = sys.list().remove(0);
@@ -300,6 +352,6 @@ mod tests {
 
     #[test]
     fn a_host_without_cards_has_none() {
-        assert_eq!(list(Path::new("/nonexistent")), []);
+        assert_eq!(list(Path::new("/nonexistent"), &Held::default()), []);
     }
 }

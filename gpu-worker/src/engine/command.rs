@@ -28,6 +28,9 @@ pub const LLAMA_SERVER_ARGUMENTS: [&str; 17] = [
     "--no-webui",
 ];
 
+/// Every layer onto the cards: older builds leave all of them to the processor.
+const ALL_LAYERS: [&str; 2] = ["-ngl", "999"];
+
 /// What a placeholder stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Values {
@@ -43,6 +46,10 @@ pub struct Values {
     pub slots: u32,
     /// File with the key that callers must show.
     pub key_file: PathBuf,
+    /// The build's own names of its devices; empty when it is not told any.
+    pub devices: Vec<String>,
+    /// How the layers are shared out among them.
+    pub tensor_split: Vec<u32>,
 }
 
 /// A checked command line with placeholders.
@@ -51,6 +58,16 @@ pub struct Template {
     words: Vec<String>,
     program: String,
     arguments: Vec<Vec<Part>>,
+    kind: Kind,
+}
+
+/// Where the arguments come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A program alone: those of a llama-server, and what its devices need.
+    Default,
+    /// As they were written.
+    Custom,
 }
 
 /// Why a command line cannot be a template.
@@ -92,10 +109,12 @@ enum Placeholder {
     ContextTotal,
     Slots,
     KeyFile,
+    Device,
+    TensorSplit,
 }
 
 impl Placeholder {
-    const ALL: [(&'static str, Self); 8] = [
+    const ALL: [(&'static str, Self); 10] = [
         ("host", Self::Host),
         ("port", Self::Port),
         ("model", Self::Model),
@@ -104,6 +123,8 @@ impl Placeholder {
         ("context_total", Self::ContextTotal),
         ("slots", Self::Slots),
         ("key_file", Self::KeyFile),
+        ("device", Self::Device),
+        ("tensor_split", Self::TensorSplit),
     ];
 
     fn named(name: &str) -> Option<Self> {
@@ -123,6 +144,11 @@ impl Placeholder {
             }
             Self::Slots => values.slots.to_string(),
             Self::KeyFile => values.key_file.display().to_string(),
+            Self::Device => values.devices.join(","),
+            Self::TensorSplit => {
+                let shares: Vec<String> = values.tensor_split.iter().map(u32::to_string).collect();
+                shares.join(",")
+            }
         }
     }
 }
@@ -141,16 +167,33 @@ impl Template {
         if !program.starts_with('/') {
             return Err(InvalidTemplate::Relative { program: program.clone() });
         }
-        let arguments: Vec<Vec<Part>> = if arguments.is_empty() {
-            LLAMA_SERVER_ARGUMENTS.iter().map(|argument| split(argument)).collect::<Result<_, _>>()
-        } else {
-            arguments.iter().map(|argument| split(argument)).collect()
+        let kind = if arguments.is_empty() { Kind::Default } else { Kind::Custom };
+        let arguments: Vec<Vec<Part>> = match kind {
+            Kind::Default => LLAMA_SERVER_ARGUMENTS
+                .iter()
+                .map(|argument| split(argument))
+                .collect::<Result<_, _>>(),
+            Kind::Custom => arguments.iter().map(|argument| split(argument)).collect(),
         }?;
         let port = Part::Value(Placeholder::Port);
         if !arguments.iter().any(|argument| argument.contains(&port)) {
             return Err(InvalidTemplate::NoPort);
         }
-        Ok(Self { words: command.to_vec(), program: program.clone(), arguments })
+        Ok(Self { words: command.to_vec(), program: program.clone(), arguments, kind })
+    }
+
+    /// Whether the command tells the engine its devices.
+    pub fn takes_devices(&self) -> bool {
+        let device = Part::Value(Placeholder::Device);
+        self.kind == Kind::Default
+            || self.arguments.iter().any(|argument| argument.contains(&device))
+    }
+
+    /// The word behind the last of `flags`, if it is written out.
+    pub fn value_of(&self, flags: &[&str]) -> Option<&str> {
+        let mut pairs = self.words.iter().zip(self.words.iter().skip(1));
+        let found = pairs.rfind(|(word, _)| flags.contains(&word.as_str()));
+        found.map(|(_, value)| value.as_str())
     }
 
     /// The command as it was given.
@@ -169,7 +212,19 @@ impl Template {
             Part::Text(text) => text.clone(),
             Part::Value(placeholder) => placeholder.fill(values),
         };
-        self.arguments.iter().map(|argument| argument.iter().map(fill).collect()).collect()
+        let mut arguments: Vec<String> =
+            self.arguments.iter().map(|argument| argument.iter().map(fill).collect()).collect();
+        if self.kind == Kind::Default && !values.devices.is_empty() {
+            let device = Placeholder::Device.fill(values);
+            arguments.extend([ALL_LAYERS[0], ALL_LAYERS[1], "-dev"].map(str::to_owned));
+            arguments.push(device);
+            if values.devices.len() > 1 {
+                let split = Placeholder::TensorSplit.fill(values);
+                arguments.extend(["-sm", "layer", "-ts"].map(str::to_owned));
+                arguments.push(split);
+            }
+        }
+        arguments
     }
 }
 
@@ -238,6 +293,8 @@ mod tests {
             context_tokens: 4096,
             slots: 2,
             key_file: "/run/key".into(),
+            devices: Vec::new(),
+            tensor_split: Vec::new(),
         }
     }
 
@@ -260,6 +317,31 @@ mod tests {
     }
 
     #[test]
+    fn cards_are_named_to_the_engine_and_several_share_the_layers() {
+        let one = Values { devices: vec!["Vulkan1".into()], tensor_split: vec![1], ..values() };
+        let default = template(&["/usr/bin/llama-server"]).unwrap();
+        assert!(default.arguments(&one).join(" ").ends_with("--no-webui -ngl 999 -dev Vulkan1"));
+        let two = Values {
+            devices: vec!["SYCL0".into(), "SYCL1".into()],
+            tensor_split: vec![2, 1],
+            ..values()
+        };
+        let words = default.arguments(&two).join(" ");
+        assert!(words.ends_with("-dev SYCL0,SYCL1 -sm layer -ts 2,1"), "{words}");
+        let custom = template(&["/e", "--port={port}", "-dev", "{device}"]).unwrap();
+        assert_eq!(custom.arguments(&two), ["--port=4711", "-dev", "SYCL0,SYCL1"]);
+        assert!(custom.takes_devices() && default.takes_devices());
+        assert!(!template(&["/e", "{port}"]).unwrap().takes_devices());
+    }
+
+    #[test]
+    fn a_value_that_is_written_out_can_be_looked_up() {
+        let custom = template(&["/e", "{port}", "-ctk", "f16", "-ctk", "q8_0"]).unwrap();
+        assert_eq!(custom.value_of(&["-ctk", "--cache-type-k"]), Some("q8_0"));
+        assert_eq!(custom.value_of(&["-ctv"]), None);
+    }
+
+    #[test]
     fn each_broken_rule_is_named() {
         let table: &[(&[&str], &str)] = &[
             (&[], "the command is empty; name the engine's program first"),
@@ -268,7 +350,7 @@ mod tests {
             (
                 &["/e", "{prot}"],
                 "`{prot}` is not a placeholder; there are {host}, {port}, {model}, {alias}, \
-                 {context}, {context_total}, {slots}, {key_file}",
+                 {context}, {context_total}, {slots}, {key_file}, {device}, {tensor_split}",
             ),
             (
                 &["/e", "--serve"],

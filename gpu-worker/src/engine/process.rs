@@ -25,8 +25,11 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    device::{self, Device, DeviceId, PciSlot},
     engine::{
         EngineConfig, State, Supervisor, Wanted,
+        backend::{self, Placement, Unmapped, parse_listing, slots_in_log},
+        build::Variant,
         command::Values,
         health::{Readiness, Verdict, Watchdog, readiness},
         http::{self as engine_http, Endpoint, NotLoopback},
@@ -44,6 +47,14 @@ const READY_DEADLINE: Duration = Duration::from_secs(2);
 
 /// `/health` has a few words to say.
 const HEALTH_BYTES_MAX: usize = 64 * 1024;
+
+/// A build that compiles for its card first may take some seconds to list it.
+const LISTING_DEADLINE: Duration = Duration::from_secs(60);
+
+const LISTING_BYTES_MAX: u64 = 256 * 1024;
+
+/// A card that hangs can block whoever reads its files.
+const DEVICES_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How many of its last lines are kept of an engine that ended by itself.
 const INCIDENT_LINES_MAX: usize = 40;
@@ -63,6 +74,19 @@ pub struct Incident {
     pub ready_for: Option<Duration>,
     /// The last lines that it wrote.
     pub last_lines: Vec<String>,
+    /// What was started.
+    pub variant: Arc<Variant>,
+    /// What may help.
+    pub remedy: Remedy,
+}
+
+/// What may help after an engine has ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// To start the same once more.
+    Again,
+    /// Only another build, or a person.
+    Another,
 }
 
 /// How a run ended.
@@ -70,6 +94,8 @@ pub struct Incident {
 pub(super) enum End {
     /// Because something else is wanted.
     Asked,
+    /// Because nobody has used it for long.
+    Idle,
     /// By itself, or because it hung.
     ByItself(Incident),
 }
@@ -91,6 +117,20 @@ enum Cause {
     Leftover(#[source] io::Error),
     #[error("its process id could not be written down")]
     Trace(#[source] io::Error),
+    #[error("its devices could not be listed")]
+    Listing(#[source] ExecError),
+    #[error("the devices of this host could not be read within {after:?}")]
+    Devices { after: Duration },
+    #[error("its device cannot be told")]
+    Unmapped(#[from] Unmapped),
+    #[error(
+        "its command does not say `{{device}}`, without which it would use other cards than {names}; add it, as in `-dev {{device}}`"
+    )]
+    NeedsDevice { names: String },
+    #[error(
+        "it uses the card in {used} and not that in {wanted}; correct `device`, or what `environment` and `command` say of it"
+    )]
+    WrongCard { used: String, wanted: String },
     #[error("it could not be started")]
     Spawn(#[source] ExecError),
     #[error("{}", describe(*.0))]
@@ -103,17 +143,32 @@ enum Cause {
     Stalled { elapsed: Duration },
 }
 
+impl Cause {
+    fn remedy(&self) -> Remedy {
+        match self {
+            // The driver may come up later than we do.
+            Self::Unmapped(Unmapped::NothingSeen { .. } | Unmapped::NoCard { .. }) => Remedy::Again,
+            Self::Unmapped(_) | Self::NeedsDevice { .. } | Self::WrongCard { .. } => {
+                Remedy::Another
+            }
+            _ => Remedy::Again,
+        }
+    }
+}
+
 impl Supervisor {
     /// Starts a process and stays with it until it ends or is asked to.
     pub(super) async fn run_once(
         &self,
         model: &Arc<Model>,
+        variant: &Arc<Variant>,
         wanted: &mut watch::Receiver<Wanted>,
     ) -> End {
         let mut run = Run::default();
-        let end = self.start_and_watch(model, wanted, &mut run).await;
+        let end = self.start_and_watch(model, variant, wanted, &mut run).await;
         let cause = match end {
-            Ok(()) => return End::Asked,
+            Ok(Leave::Asked) => return End::Asked,
+            Ok(Leave::Idle) => return End::Idle,
             Err(cause) => cause,
         };
         let because = Chain(&cause).to_string();
@@ -129,15 +184,18 @@ impl Supervisor {
             pid: run.process.as_ref().map(Supervised::pid),
             ready_for: run.ready_at.map(|at| at.elapsed()),
             last_lines,
+            variant: Arc::clone(variant),
+            remedy: cause.remedy(),
         })
     }
 
     async fn start_and_watch(
         &self,
         model: &Arc<Model>,
+        variant: &Arc<Variant>,
         wanted: &mut watch::Receiver<Wanted>,
         run: &mut Run,
-    ) -> Result<(), Cause> {
+    ) -> Result<Leave, Cause> {
         let config = &self.engine.config;
         let runtime = &self.world.runtime;
         if let Some(pid) =
@@ -145,10 +203,21 @@ impl Supervisor {
         {
             warn!(engine = %config.name, pid, "ended an engine that an earlier worker had left");
         }
+        let Placed { placement, tensor_split } = self.placed(variant).await?;
         let key = Key::create(runtime, &config.name, self.world.chance.as_ref())?;
         let listen = free_port().map_err(Cause::NoPort)?;
         let endpoint = Endpoint::try_new(listen, key.secret.clone())?;
-        let program = program(config, model, listen, &key.path);
+        let values = Values {
+            listen,
+            model: model.location(),
+            alias: model.name.to_string(),
+            context_tokens: model.options.context_tokens,
+            slots: model.options.slots,
+            key_file: key.path.clone(),
+            devices: placement.names,
+            tensor_split,
+        };
+        let program = program(variant, model, &values, &placement.environment);
         let process = self.world.exec.supervise(program).map_err(Cause::Spawn)?;
         let pid = process.pid();
         let process = run.process.insert(process);
@@ -156,6 +225,7 @@ impl Supervisor {
         self.set(|status| {
             status.state = State::Starting;
             status.pid = Some(pid);
+            status.variant = Some(Arc::clone(variant));
             status.starts += 1;
         });
         info!(engine = %config.name, model = %model.name, pid, address = %listen, "started an engine");
@@ -167,8 +237,9 @@ impl Supervisor {
             () = self.asked(wanted) => false,
         };
         if !is_ready {
-            return self.stop(process).await;
+            return self.stop(process, Leave::Asked).await;
         }
+        check_card(&config.slots(), &process.lines())?;
         info!(engine = %config.name, elapsed_ms = millis(began.elapsed()), "an engine is ready");
 
         let session = Session::new(
@@ -182,17 +253,73 @@ impl Supervisor {
         run.ready_at = Some(Instant::now());
         self.set_state(State::Ready(Arc::clone(session)));
 
-        tokio::select! {
+        let leave = tokio::select! {
             ended = process.wait() => return Err(cause_of(ended)),
             stalled = self.until_stalled(session) => {
                 // No grace: what hangs does not tidy up either.
                 drop(process.terminate(Duration::ZERO).await);
                 return Err(stalled);
             }
-            () = self.asked_and_drained(session, wanted) => {}
+            () = self.asked_and_drained(session, wanted) => Leave::Asked,
+            () = self.until_unused(session) => Leave::Idle,
+        };
+        session.end(match leave {
+            Leave::Asked => "it was asked to end",
+            Leave::Idle => "nobody has used it for long",
+        });
+        self.stop(process, leave).await
+    }
+
+    /// Finds the build's own devices for the engine's cards.
+    async fn placed(&self, variant: &Variant) -> Result<Placed, Cause> {
+        let config = &self.engine.config;
+        let slots = config.slots();
+        let backend = match variant.backend {
+            Some(backend) if !slots.is_empty() && !variant.is_placed_by_hand() => backend,
+            _ => return Ok(Placed::default()),
+        };
+        let roots = self.world.roots.clone();
+        let reading = self.world.tasks.blocking(move || device::list(&roots, &[]));
+        let Ok(Ok(devices)) = time::timeout(DEVICES_DEADLINE, reading).await else {
+            return Err(Cause::Devices { after: DEVICES_DEADLINE });
+        };
+        let question = backend::question(backend, &slots);
+        let environment = variant.environment.iter().chain(&question);
+        let program = Program::new(variant.command.program())
+            .arg("--list-devices")
+            .deadline(LISTING_DEADLINE)
+            .output_bytes_max(LISTING_BYTES_MAX);
+        let program = environment.fold(program, |program, (name, value)| program.env(name, value));
+        let output = self.world.exec.run(program).await.map_err(Cause::Listing)?;
+        let listed = parse_listing(&String::from_utf8_lossy(&output.stdout));
+        let placement = backend::place(backend, &slots, &devices, &listed)?;
+        let names = placement.names.join(", ");
+        if !placement.hides_others && !variant.command.takes_devices() {
+            return Err(Cause::NeedsDevice { names });
         }
-        session.end("it was asked to end");
-        self.stop(process).await
+        info!(engine = %config.name, %backend, devices = %names, "found an engine's devices");
+        Ok(Placed { tensor_split: tensor_split(config, &devices), placement })
+    }
+
+    /// Waits until the engine has had no request for the configured time, and then
+    /// takes none any more.
+    async fn until_unused(&self, session: &Session) {
+        let Some(idle_end) = self.engine.config.timing.idle_end else {
+            return std::future::pending().await;
+        };
+        loop {
+            let unused = session.unused_for();
+            if unused < idle_end {
+                time::sleep(idle_end - unused).await;
+                continue;
+            }
+            session.close();
+            // A request may have come in between.
+            if session.unused_for() >= idle_end {
+                return;
+            }
+            session.reopen();
+        }
     }
 
     async fn until_ready(&self, endpoint: &Endpoint) -> Result<(), Cause> {
@@ -247,13 +374,13 @@ impl Supervisor {
         }
     }
 
-    async fn stop(&self, process: &mut Supervised) -> Result<(), Cause> {
+    async fn stop(&self, process: &mut Supervised, leave: Leave) -> Result<Leave, Cause> {
         let ended = process.terminate(self.engine.config.timing.stop).await;
         self.set(|status| {
             status.state = State::Stopped;
             status.pid = None;
         });
-        ended.map(|_| ()).map_err(Cause::Wait)
+        ended.map(|_| leave).map_err(Cause::Wait)
     }
 }
 
@@ -265,17 +392,62 @@ struct Run {
     ready_at: Option<Instant>,
 }
 
-fn program(config: &EngineConfig, model: &Model, listen: SocketAddr, key_file: &Path) -> Program {
-    let values = Values {
-        listen,
-        model: model.location(),
-        alias: model.name.to_string(),
-        context_tokens: model.context_tokens,
-        slots: model.slots,
-        key_file: key_file.into(),
+/// Why a process was ended that had done nothing wrong.
+#[derive(Debug, Clone, Copy)]
+enum Leave {
+    Asked,
+    Idle,
+}
+
+/// The build's devices.
+#[derive(Debug, Default)]
+struct Placed {
+    placement: Placement,
+    tensor_split: Vec<u32>,
+}
+
+/// As configured, or else by the memory of the cards in GiB.
+fn tensor_split(config: &EngineConfig, devices: &[Device]) -> Vec<u32> {
+    if !config.tensor_split.is_empty() {
+        return config.tensor_split.clone();
+    }
+    let gibibytes = |id: &DeviceId| {
+        let memory = devices.iter().find(|device| device.id == *id)?.memory_bytes?;
+        u32::try_from(memory.div_ceil(1 << 30)).ok()
     };
-    let program = Program::new(config.command.program()).args(config.command.arguments(&values));
-    config.environment.iter().fold(program, |program, (name, value)| program.env(name, value))
+    let shares: Option<Vec<u32>> = config.devices.iter().map(gibibytes).collect();
+    match shares {
+        // Like cards are shown in the plainest way.
+        Some(shares) if shares.iter().any(|share| Some(share) != shares.first()) => shares,
+        _ => vec![1; config.devices.len()],
+    }
+}
+
+/// Compares the cards that the engine says it uses with those that it was given.
+fn check_card(wanted: &[PciSlot], lines: &[String]) -> Result<(), Cause> {
+    let used = slots_in_log(lines);
+    let mut wanted = wanted.to_vec();
+    wanted.sort();
+    if wanted.is_empty() || used.is_empty() || used == wanted {
+        return Ok(());
+    }
+    let shown =
+        |slots: &[PciSlot]| slots.iter().map(PciSlot::as_str).collect::<Vec<_>>().join(" and ");
+    Err(Cause::WrongCard { used: shown(&used), wanted: shown(&wanted) })
+}
+
+fn program(
+    variant: &Variant,
+    model: &Model,
+    values: &Values,
+    placement: &[(String, String)],
+) -> Program {
+    let program = Program::new(variant.command.program())
+        .args(variant.command.arguments(values))
+        .args(model.options.arguments.iter().cloned());
+    // What a person has set comes last and counts.
+    let environment = placement.iter().chain(&variant.environment);
+    environment.fold(program, |program, (name, value)| program.env(name, value))
 }
 
 /// A port that was free a moment ago. If somebody else takes it first, the engine

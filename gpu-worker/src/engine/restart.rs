@@ -11,6 +11,8 @@ pub struct RestartPolicy {
     pub settled: Duration,
     /// After so many ends in a row without having settled it is left alone.
     pub quick_ends_max: u32,
+    /// After so many of them under one build the next one is tried, if there is one.
+    pub fall_back_after: u32,
     /// How long to wait before each start.
     pub backoff: Backoff,
 }
@@ -20,6 +22,11 @@ pub struct RestartPolicy {
 pub enum Next {
     /// Start again after a pause.
     Restart {
+        /// The pause.
+        after: Duration,
+    },
+    /// Start the next build after a pause.
+    FallBack {
         /// The pause.
         after: Duration,
     },
@@ -35,27 +42,49 @@ pub enum Next {
 #[derive(Debug, Default)]
 pub struct History {
     quick_ends: u32,
+    of_this_build: u32,
 }
 
 impl History {
     /// Takes note of an end after having been ready for `ready_for`; `None` when
-    /// it never was.
+    /// it never was. `builds_left` are those that have not been tried yet.
     pub fn ended(
         &mut self,
         policy: &RestartPolicy,
         ready_for: Option<Duration>,
+        builds_left: usize,
         chance: &dyn Chance,
     ) -> Next {
         if ready_for.is_some_and(|ready_for| ready_for >= policy.settled) {
-            self.quick_ends = 0;
+            *self = Self::default();
             return Next::Restart { after: policy.backoff.delay(0, chance) };
         }
-        let attempt = self.quick_ends;
+        let after = policy.backoff.delay(self.quick_ends, chance);
         self.quick_ends = self.quick_ends.saturating_add(1);
-        if self.quick_ends >= policy.quick_ends_max {
+        self.of_this_build = self.of_this_build.saturating_add(1);
+        if builds_left > 0 && self.of_this_build >= policy.fall_back_after {
+            self.of_this_build = 0;
+            Next::FallBack { after }
+        } else if builds_left == 0 && self.quick_ends >= policy.quick_ends_max {
             Next::Quarantine { quick_ends: self.quick_ends }
         } else {
-            Next::Restart { after: policy.backoff.delay(attempt, chance) }
+            Next::Restart { after }
+        }
+    }
+
+    /// Takes note of an end that the same build would only repeat.
+    pub fn hopeless(
+        &mut self,
+        policy: &RestartPolicy,
+        builds_left: usize,
+        chance: &dyn Chance,
+    ) -> Next {
+        self.quick_ends = self.quick_ends.saturating_add(1);
+        self.of_this_build = 0;
+        if builds_left > 0 {
+            Next::FallBack { after: policy.backoff.delay(0, chance) }
+        } else {
+            Next::Quarantine { quick_ends: self.quick_ends }
         }
     }
 }
@@ -69,7 +98,12 @@ mod tests {
     fn policy() -> RestartPolicy {
         let backoff =
             Backoff::try_new(Duration::from_secs(1), Duration::from_secs(8), 0.0).unwrap();
-        RestartPolicy { settled: Duration::from_secs(60), quick_ends_max: 4, backoff }
+        RestartPolicy {
+            settled: Duration::from_secs(60),
+            quick_ends_max: 4,
+            fall_back_after: 2,
+            backoff,
+        }
     }
 
     fn restart(secs: u64) -> Next {
@@ -80,7 +114,7 @@ mod tests {
     fn an_engine_that_never_gets_ready_is_tried_less_often_and_then_left_alone() {
         let (policy, chance) = (policy(), SeededChance::new(1));
         let mut history = History::default();
-        let ends: Vec<Next> = (0..4).map(|_| history.ended(&policy, None, &chance)).collect();
+        let ends: Vec<Next> = (0..4).map(|_| history.ended(&policy, None, 0, &chance)).collect();
         assert_eq!(ends, [restart(1), restart(2), restart(4), Next::Quarantine { quick_ends: 4 }]);
     }
 
@@ -89,7 +123,7 @@ mod tests {
         let (policy, chance) = (policy(), SeededChance::new(1));
         let mut history = History::default();
         for _ in 0..100 {
-            let next = history.ended(&policy, Some(policy.settled), &chance);
+            let next = history.ended(&policy, Some(policy.settled), 0, &chance);
             assert_eq!(next, restart(1));
         }
     }
@@ -99,9 +133,30 @@ mod tests {
         let (policy, chance) = (policy(), SeededChance::new(1));
         let mut history = History::default();
         for _ in 0..3 {
-            history.ended(&policy, Some(Duration::from_secs(59)), &chance);
+            history.ended(&policy, Some(Duration::from_secs(59)), 0, &chance);
         }
-        history.ended(&policy, Some(Duration::from_secs(61)), &chance);
-        assert_eq!(history.ended(&policy, None, &chance), restart(1));
+        history.ended(&policy, Some(Duration::from_secs(61)), 0, &chance);
+        assert_eq!(history.ended(&policy, None, 0, &chance), restart(1));
+    }
+
+    #[test]
+    fn each_build_gets_its_tries_and_only_the_last_is_left_alone() {
+        let (policy, chance) = (policy(), SeededChance::new(1));
+        let mut history = History::default();
+        let ends: Vec<Next> =
+            [2, 2, 1, 1, 0, 0].map(|left| history.ended(&policy, None, left, &chance)).into();
+        let fall_back = |secs| Next::FallBack { after: Duration::from_secs(secs) };
+        let expected = [restart(1), fall_back(2), restart(4), fall_back(8)];
+        assert_eq!(ends[..4], expected);
+        assert_eq!(ends[4], Next::Quarantine { quick_ends: 5 });
+    }
+
+    #[test]
+    fn what_would_only_be_repeated_is_not_tried_again() {
+        let (policy, chance) = (policy(), SeededChance::new(1));
+        let mut history = History::default();
+        let next = history.hopeless(&policy, 1, &chance);
+        assert_eq!(next, Next::FallBack { after: Duration::from_secs(1) });
+        assert_eq!(history.hopeless(&policy, 0, &chance), Next::Quarantine { quick_ends: 2 });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -59,6 +59,7 @@ pub struct Session {
     has_slots_page: AtomicBool,
     live: AtomicU32,
     completion_tokens: AtomicU64,
+    used_at: Mutex<Instant>,
     ended: watch::Sender<Option<Arc<str>>>,
 }
 
@@ -82,7 +83,7 @@ impl Session {
         changed: watch::Sender<()>,
     ) -> Self {
         Self {
-            slots: Slots::new(model.slots, changed),
+            slots: Slots::new(model.options.slots, changed),
             model,
             endpoint,
             patience,
@@ -92,6 +93,7 @@ impl Session {
             has_slots_page: AtomicBool::new(true),
             live: AtomicU32::new(0),
             completion_tokens: AtomicU64::new(0),
+            used_at: Mutex::new(Instant::now()),
             ended: watch::channel(None).0,
         }
     }
@@ -116,10 +118,13 @@ impl Session {
     /// # Errors
     /// [`NotAdmitted`]; this never waits.
     pub fn admit(&self) -> Result<Permit, NotAdmitted> {
-        if self.is_closing.load(Ordering::Relaxed) || self.ended.borrow().is_some() {
+        let permit = self.slots.try_acquire()?;
+        // Looked at with the slot in hand: whoever closes looks at the slots after it.
+        if self.is_closing.load(Ordering::SeqCst) || self.ended.borrow().is_some() {
             return Err(NotAdmitted::Closing);
         }
-        Ok(self.slots.try_acquire()?)
+        self.touch();
+        Ok(permit)
     }
 
     /// Sends a chat request and returns once the engine has begun to answer.
@@ -147,7 +152,24 @@ impl Session {
 
     /// Takes no new requests; running ones go on.
     pub(crate) fn close(&self) {
-        self.is_closing.store(true, Ordering::Relaxed);
+        self.is_closing.store(true, Ordering::SeqCst);
+    }
+
+    /// Takes requests again.
+    pub(crate) fn reopen(&self) {
+        self.is_closing.store(false, Ordering::SeqCst);
+    }
+
+    /// How long it has had no request; nothing while it has one.
+    pub(crate) fn unused_for(&self) -> Duration {
+        if self.slots.busy() > 0 {
+            return Duration::ZERO;
+        }
+        self.used_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    fn touch(&self) {
+        *self.used_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// Ends every answer that is still being read.
@@ -288,6 +310,7 @@ impl Occupation {
 impl Drop for Occupation {
     fn drop(&mut self) {
         self.session.live.fetch_sub(1, Ordering::Relaxed);
+        self.session.touch();
         let Some(permit) = self.permit.take() else { return };
         if !self.is_over {
             let session = Arc::clone(&self.session);

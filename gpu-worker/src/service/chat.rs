@@ -1,6 +1,6 @@
 //! Writes one answer to one caller.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use homelab_proto::{
@@ -13,11 +13,8 @@ use tracing::{info, warn};
 use super::Sender;
 use crate::{
     convert::{self, ChatRequest, reason},
-    engine::{
-        session::Session,
-        stream::{AnswerError, Ending},
-    },
-    slot::Permit,
+    engine::stream::{AnswerError, Ending},
+    worker::{Admission, NotWoken},
 };
 
 /// How long a caller may leave a full queue unread, which holds a slot meanwhile.
@@ -25,8 +22,7 @@ const READER_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Answers until the end, or until the caller has gone.
 pub(super) async fn run(
-    session: Arc<Session>,
-    permit: Permit,
+    admission: Admission,
     chat: ChatRequest,
     sender: Sender<ChatCompleteResponse>,
 ) {
@@ -40,7 +36,7 @@ pub(super) async fn run(
             info!(%model, %job, attempt, elapsed_ms = millis(began), "a caller left");
             return;
         }
-        end = write(&session, permit, &chat, &sender) => end,
+        end = write(admission, &chat, &sender) => end,
     };
     match &end {
         Ok(ending) => info!(
@@ -64,6 +60,7 @@ pub(super) async fn run(
     last.send(Ok(match end {
         Ok(ending) => convert::done(ending),
         Err(Broken::Answer(error)) => convert::failed(model, &error, chat.form),
+        Err(Broken::NotWoken(error)) => convert::not_woken(&error),
         Err(Broken::TooSlow) => too_slow(),
     }));
 }
@@ -71,6 +68,7 @@ pub(super) async fn run(
 /// Why an answer did not come to its end.
 enum Broken {
     Answer(AnswerError),
+    NotWoken(NotWoken),
     TooSlow,
 }
 
@@ -79,6 +77,7 @@ impl Broken {
     fn reason(&self) -> &'static str {
         match self {
             Self::Answer(error) => convert::classify(error).0,
+            Self::NotWoken(error) => convert::classify_not_woken(error).0,
             Self::TooSlow => reason::CALLER_TOO_SLOW,
         }
     }
@@ -90,12 +89,21 @@ impl From<AnswerError> for Broken {
     }
 }
 
+impl From<NotWoken> for Broken {
+    fn from(error: NotWoken) -> Self {
+        Self::NotWoken(error)
+    }
+}
+
 async fn write(
-    session: &Arc<Session>,
-    permit: Permit,
+    admission: Admission,
     chat: &ChatRequest,
     sender: &Sender<ChatCompleteResponse>,
 ) -> Result<Ending, Broken> {
+    let (session, permit) = match admission {
+        Admission::Ready(session, permit) => (session, permit),
+        Admission::AfterLoad(waiting) => waiting.admitted().await?,
+    };
     let mut answer = session.chat(permit, chat.body.clone()).await?;
     let mut index = 0;
     while let Some(chunk) = answer.next().await? {

@@ -1,6 +1,5 @@
 //! Tells one caller how a model is loaded.
 
-use homelab_common::error_chain::Chain;
 use homelab_proto::{
     common::v1::{Failure, Progress},
     inference::v1::{LoadModelResponse, load_model_response::Event},
@@ -9,31 +8,22 @@ use homelab_proto::{
 use super::Sender;
 use crate::{
     convert::reason,
-    worker::{LoadEvent, Worker},
+    worker::{LoadEvent, LoadFailure, LoadStep, Loading},
 };
 
-/// Loads until the model answers or cannot; loading goes on when the caller leaves.
-pub(super) async fn run(worker: Worker, model: String, sender: Sender<LoadModelResponse>) {
-    let checking = Event::Progress(step(format!("checking the weights of `{model}`")));
-    // The caller may leave; the model is loaded all the same.
-    drop(sender.send(Ok(message(checking))).await);
-    let mut loading = match worker.load(&model).await {
-        Ok(loading) => loading,
-        Err(error) => {
-            let failed = Event::Failure(failure(&model, &Chain(&error).to_string()));
-            drop(sender.send(Ok(message(failed))).await);
-            return;
-        }
-    };
+/// Tells what happens until the model answers or cannot; loading goes on when the
+/// caller leaves.
+pub(super) async fn run(mut loading: Loading, model: String, sender: Sender<LoadModelResponse>) {
     loop {
         let event = tokio::select! {
             event = loading.next() => event,
             () = sender.closed() => return,
         };
+        let Some(event) = event else { return };
         let (event, is_last) = match event {
-            LoadEvent::Step(text) => (Event::Progress(step(text)), false),
+            LoadEvent::Step(step) => (Event::Progress(progress(step)), false),
             LoadEvent::Loaded(model) => (Event::Model(model.into()), true),
-            LoadEvent::Failed(because) => (Event::Failure(failure(&model, &because)), true),
+            LoadEvent::Failed(failed) => (Event::Failure(failure(&model, failed)), true),
         };
         if sender.send(Ok(message(event))).await.is_err() || is_last {
             return;
@@ -45,14 +35,16 @@ fn message(event: Event) -> LoadModelResponse {
     LoadModelResponse { event: Some(event) }
 }
 
-fn step(step: String) -> Progress {
-    Progress { step, ..Progress::default() }
+fn progress(step: LoadStep) -> Progress {
+    let LoadStep { text, done_bytes, total_bytes } = step;
+    Progress { step: text, done_bytes, total_bytes, ..Progress::default() }
 }
 
-fn failure(model: &str, because: &str) -> Failure {
+fn failure(model: &str, failed: LoadFailure) -> Failure {
+    let reason = if failed.is_busy { reason::ENGINE_BUSY } else { reason::MODEL_NOT_LOADED };
     Failure {
-        reason: reason::MODEL_NOT_LOADED.to_owned(),
-        message: format!("`{model}` could not be loaded: {because}"),
-        retryable: false,
+        reason: reason.to_owned(),
+        message: format!("`{model}` could not be loaded: {}", failed.because),
+        retryable: failed.is_retryable,
     }
 }

@@ -40,9 +40,14 @@ impl Devices {
         Self { roots, tasks, last: Mutex::default() }
     }
 
+    pub(super) fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
     /// The devices as they were at most two seconds ago; older ones, or none, when
-    /// the kernel does not answer in time.
-    pub(super) async fn read(&self) -> Vec<Reading> {
+    /// the kernel does not answer in time. `engines` are the processes whose video
+    /// memory is counted.
+    pub(super) async fn read(&self, engines: Vec<u32>) -> Vec<Reading> {
         let now = Instant::now();
         let last = self.last();
         if let Some((at, readings)) = &last
@@ -51,7 +56,7 @@ impl Devices {
             return readings.clone();
         }
         let roots = self.roots.clone();
-        let reading = self.tasks.blocking(move || device::list(&roots));
+        let reading = self.tasks.blocking(move || device::list(&roots, &engines));
         let Ok(Ok(devices)) = time::timeout(READ_DEADLINE, reading).await else {
             return last.map(|(_, readings)| readings).unwrap_or_default();
         };
@@ -111,6 +116,7 @@ mod tests {
             memory_used_bytes: None,
             temperature_celsius: None,
             power,
+            power_limit_watts: None,
             missing: Vec::new(),
         }
     }
@@ -142,8 +148,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let roots = Roots { sys: folder.path().into(), proc: folder.path().into() };
         let devices = Devices::new(roots, Tasks::default());
-        assert_eq!(devices.read().await[0].device.name, "CPU");
+        assert_eq!(devices.read(Vec::new()).await[0].device.name, "CPU");
         std::fs::write(folder.path().join("cpuinfo"), "model name : New\n").unwrap();
-        assert_eq!(devices.read().await[0].device.name, "CPU");
+        assert_eq!(devices.read(Vec::new()).await[0].device.name, "CPU");
     }
 }

@@ -1,32 +1,53 @@
 //! Loading and unloading models.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use homelab_common::{error_chain::Chain, lifecycle::Abandoned};
-use tokio::sync::watch;
+use tokio::{
+    sync::{mpsc, watch},
+    time,
+};
 use tracing::warn;
 
-use super::{ModelView, Seat, UnknownModel, Worker};
+use super::{ModelView, Seat, UnknownModel, Worker, room::EngineBusy};
 use crate::{
+    device,
     engine::{Engine, State, Status},
     model::{Model, ModelFileError, ModelName},
 };
 
+/// Steps that a slow watcher may have unread; it misses those beyond.
+const STEPS_MAX: usize = 64;
+
+/// How often a watcher is told how much of a model has arrived on its card.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
+
 /// Why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// There is no such model.
-    #[error(transparent)]
-    Unknown(#[from] UnknownModel),
     /// Its weights are missing or wrong.
     #[error(transparent)]
     File(#[from] ModelFileError),
     /// No engine is configured for it.
-    #[error("no engine of this host takes `{model}`; add it to `models` of an [[engine]]")]
+    #[error(
+        "no engine of this host takes `{model}`; add it to `models` of an [[engine]] that has one of its backends"
+    )]
     NoEngine {
         /// The model.
         model: ModelName,
     },
+    /// It would have to wait for others.
+    #[error(transparent)]
+    Busy(#[from] EngineBusy),
+    /// Its engine does not come up.
+    #[error("{because}")]
+    Down {
+        /// Why, for people.
+        because: String,
+    },
+    /// Somebody wants something else of the engine.
+    #[error("another model was asked for meanwhile")]
+    Superseded,
     /// The worker stops.
     #[error(transparent)]
     Stopping(#[from] Abandoned),
@@ -35,69 +56,109 @@ pub enum LoadError {
 /// What happens while a model is loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadEvent {
-    /// How far it has come, for people.
-    Step(String),
+    /// How far it has come.
+    Step(LoadStep),
     /// It answers; nothing follows.
     Loaded(ModelView),
-    /// It could not be loaded, for people; nothing follows.
-    Failed(String),
+    /// It could not be loaded; nothing follows.
+    Failed(LoadFailure),
+}
+
+/// How far loading has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadStep {
+    /// For people.
+    pub text: String,
+    /// Bytes of the model that its engine holds already.
+    pub done_bytes: Option<u64>,
+    /// Bytes of its weights.
+    pub total_bytes: Option<u64>,
+}
+
+/// Why a model was not loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadFailure {
+    /// For people.
+    pub because: String,
+    /// Whether time alone may help.
+    pub is_retryable: bool,
+    /// Whether the engines were busy with others.
+    pub is_busy: bool,
+}
+
+impl From<LoadError> for LoadFailure {
+    fn from(error: LoadError) -> Self {
+        let is_busy = matches!(error, LoadError::Busy(_));
+        let is_retryable = is_busy || matches!(error, LoadError::Superseded);
+        Self { because: Chain(&error).to_string(), is_retryable, is_busy }
+    }
+}
+
+/// Which engines a model may be loaded on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Any that takes it; what runs there is let finish.
+    Any,
+    /// Those with nothing on their cards.
+    Free,
+    /// This one.
+    Seat(usize),
 }
 
 /// A model that is being loaded. Dropping this stops watching, not loading.
 #[derive(Debug)]
-pub struct Loading {
-    worker: Worker,
-    model: Arc<Model>,
-    engine: Engine,
-    statuses: watch::Receiver<Status>,
-    order: u64,
-    last_step: Option<String>,
+pub struct Loading(mpsc::Receiver<LoadEvent>);
+
+impl Loading {
+    /// The next event; `None` after the last one, or when the worker stops.
+    ///
+    /// Cancel safety: nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<LoadEvent> {
+        self.0.recv().await
+    }
 }
 
 impl Worker {
     /// Loads `model` on the engine that suits best: the one that has it, else a free
-    /// one, else the least busy one, whose running requests are let finish. Loading
-    /// again what an engine already has changes nothing, but ends a quarantine.
+    /// one, else the least busy one, whose running requests are let finish, for
+    /// `busy_wait` at most. Loading again what an engine already has changes nothing,
+    /// but ends a quarantine.
     ///
     /// # Errors
-    /// [`LoadError`].
-    pub async fn load(&self, model: &str) -> Result<Loading, LoadError> {
+    /// [`UnknownModel`]; all else is told by [`Loading`].
+    pub fn load(&self, model: &str, busy_wait: Option<Duration>) -> Result<Loading, UnknownModel> {
         let model = Arc::clone(self.model(model)?);
-        let checked = Arc::clone(&model);
-        self.0.tasks.blocking(move || checked.check()).await??;
+        Ok(self.start_load(model, Reach::Any, busy_wait))
+    }
 
-        let seats = self.0.seats.iter().filter(|seat| seat.takes(&model.name));
-        let seat = seats.min_by_key(|seat| suitability(seat, &model.name));
-        let Some(seat) = seat else {
-            return Err(LoadError::NoEngine { model: model.name.clone() });
-        };
-        let engine = seat.engine.clone();
-        let statuses = engine.watch();
-        let status = engine.status();
-        let order = if holds(&status, &model.name) && !is_down(&status.state) {
-            status.order
-        } else {
-            engine.load(Arc::clone(&model))
-        };
-        Ok(Loading { worker: self.clone(), model, engine, statuses, order, last_step: None })
+    pub(super) fn start_load(
+        &self,
+        model: Arc<Model>,
+        reach: Reach,
+        busy_wait: Option<Duration>,
+    ) -> Loading {
+        let (events, loading) = mpsc::channel(STEPS_MAX);
+        let load = Load { worker: self.clone(), model, reach, busy_wait, events };
+        self.0.tasks.spawn(load.run());
+        Loading(loading)
     }
 
     /// Gives each engine the model that it is to have from the start, unless its
     /// weights are missing or wrong.
     pub async fn load_first(&self) {
-        for seat in &self.0.seats {
+        for (place, seat) in self.0.seats.iter().enumerate() {
             let Some(model) = seat.load.as_ref().and_then(|name| self.0.models.get(name)) else {
                 continue;
             };
-            let checked = Arc::clone(model);
-            match self.0.tasks.blocking(move || checked.check()).await {
-                Ok(Ok(())) => drop(seat.engine.load(Arc::clone(model))),
-                Ok(Err(error)) => {
-                    let engine = &seat.engine.config().name;
-                    warn!(%engine, error = %Chain(&error), "a model is not loaded at the start");
+            let mut loading = self.start_load(Arc::clone(model), Reach::Seat(place), None);
+            let engine = seat.engine.config().name.clone();
+            self.0.tasks.spawn(async move {
+                while let Some(event) = loading.next().await {
+                    if let LoadEvent::Failed(LoadFailure { because, .. }) = event {
+                        warn!(%engine, %because, "a model is not loaded at the start");
+                    }
                 }
-                Err(Abandoned) => return,
-            }
+            });
         }
     }
 
@@ -119,71 +180,173 @@ impl Worker {
     }
 }
 
-impl Loading {
-    /// What happened since the last call; waits for something to happen.
-    ///
-    /// Cancel safety: nothing is lost when the future is dropped.
-    pub async fn next(&mut self) -> LoadEvent {
+/// The task that loads one model.
+#[derive(Debug)]
+struct Load {
+    worker: Worker,
+    model: Arc<Model>,
+    reach: Reach,
+    busy_wait: Option<Duration>,
+    events: mpsc::Sender<LoadEvent>,
+}
+
+impl Load {
+    async fn run(self) {
+        // Its place is taken first, so that the last event always finds room.
+        let last = self.events.clone().reserve_owned().await;
+        let end = match self.load().await {
+            Ok(view) => LoadEvent::Loaded(view),
+            Err(error) => LoadEvent::Failed(error.into()),
+        };
+        // Err: nobody watches, and the model is loaded all the same.
+        drop(last.map(|last| last.send(end)));
+    }
+
+    async fn load(&self) -> Result<ModelView, LoadError> {
+        self.say(format!("checking the weights of `{}`", self.model.name));
+        let checked = Arc::clone(&self.model);
+        self.worker.0.tasks.blocking(move || checked.check()).await??;
+
+        let place = self.worker.choose(&self.model, self.reach)?;
+        let say = |text| self.say(text);
+        let _room = self.worker.make_room(place, &self.model, self.busy_wait, &say).await?;
+        let Some(seat) = self.worker.0.seats.get(place) else { return Err(self.no_engine()) };
+        let statuses = seat.engine.watch();
+        let status = seat.engine.status();
+        let order = if holds(&status, &self.model.name) && !is_down(&status.state) {
+            status.order
+        } else {
+            seat.engine.load(Arc::clone(&self.model))
+        };
+        self.watch(&seat.engine, statuses, order).await
+    }
+
+    /// Follows the engine until the model answers or cannot.
+    async fn watch(
+        &self,
+        engine: &Engine,
+        mut statuses: watch::Receiver<Status>,
+        order: u64,
+    ) -> Result<ModelView, LoadError> {
+        let mut last = None;
         loop {
-            let status = self.statuses.borrow_and_update().clone();
-            if status.order >= self.order {
-                if status.order > self.order || !holds(&status, &self.model.name) {
-                    return LoadEvent::Failed("another model was asked for meanwhile".to_owned());
+            let status = statuses.borrow_and_update().clone();
+            if status.order >= order {
+                if status.order > order || !holds(&status, &self.model.name) {
+                    return Err(LoadError::Superseded);
                 }
                 match &status.state {
-                    State::Ready(_) => {
-                        return LoadEvent::Loaded(self.worker.model_view(&self.model));
+                    State::Ready(_) => return Ok(self.worker.model_view(&self.model)),
+                    State::Quarantined => {
+                        return Err(LoadError::Down { because: because(&status) });
                     }
-                    State::Quarantined => return LoadEvent::Failed(because(&status)),
                     State::Stopped | State::Starting | State::Loading | State::Failed => {}
                 }
             }
-            let step = self.step(&status);
-            if self.last_step.as_ref() != Some(&step) {
-                self.last_step = Some(step.clone());
-                return LoadEvent::Step(step);
+            let step = self.step(engine, &status, order).await;
+            if last.as_ref() != Some(&step) {
+                // A watcher that reads slowly misses steps, not the end.
+                drop(self.events.try_send(LoadEvent::Step(step.clone())));
+                last = Some(step);
             }
-            if self.statuses.changed().await.is_err() {
-                return LoadEvent::Failed("the worker stops".to_owned());
+            if let Ok(Err(_)) = time::timeout(PROGRESS_PERIOD, statuses.changed()).await {
+                return Err(Abandoned.into());
             }
         }
     }
 
-    fn step(&self, status: &Status) -> String {
-        let engine = &self.engine.config().name;
-        if status.order < self.order {
-            return format!("engine `{engine}` finishes what it has");
+    async fn step(&self, engine: &Engine, status: &Status, order: u64) -> LoadStep {
+        let name = &engine.config().name;
+        if status.order < order {
+            return words(format!("engine `{name}` finishes what it has"));
         }
         match &status.state {
             State::Failed => {
-                format!("engine `{engine}` will be started again: {}", because(status))
+                words(format!("engine `{name}` will be started again: {}", because(status)))
             }
-            state => format!("engine `{engine}` is {state}"),
+            State::Loading => {
+                let text = format!("engine `{name}` is {}", status.state);
+                let total_bytes = self.model.size_bytes().ok().flatten();
+                let held = self.held(engine, status).await;
+                let done_bytes = held.map(|held| total_bytes.map_or(held, |total| held.min(total)));
+                LoadStep { text, done_bytes, total_bytes }
+            }
+            state => words(format!("engine `{name}` is {state}")),
         }
+    }
+
+    /// What the engine's process holds where the model goes.
+    async fn held(&self, engine: &Engine, status: &Status) -> Option<u64> {
+        let (pid, slots) = (status.pid?, engine.config().slots());
+        let roots = self.worker.0.devices.roots().clone();
+        let reading = self.worker.0.tasks.blocking(move || device::held_by(&roots, pid, &slots));
+        time::timeout(PROGRESS_PERIOD, reading).await.ok()?.ok()?
+    }
+
+    fn say(&self, text: String) {
+        drop(self.events.try_send(LoadEvent::Step(words(text))));
+    }
+
+    fn no_engine(&self) -> LoadError {
+        LoadError::NoEngine { model: self.model.name.clone() }
     }
 }
 
-/// Lower is better.
-fn suitability(seat: &Seat, model: &ModelName) -> (u8, u32) {
+fn words(text: String) -> LoadStep {
+    LoadStep { text, done_bytes: None, total_bytes: None }
+}
+
+impl Worker {
+    /// The place of the seat that suits a model best.
+    fn choose(&self, model: &Model, reach: Reach) -> Result<usize, LoadError> {
+        let seats = self.0.seats.iter().enumerate().filter(|(place, seat)| {
+            let is_in_reach = match reach {
+                Reach::Any => true,
+                Reach::Free => holds(&seat.engine.status(), &model.name) || self.is_free(seat),
+                Reach::Seat(wanted) => *place == wanted,
+            };
+            seat.takes(model) && is_in_reach
+        });
+        let best = seats.min_by_key(|(_, seat)| suitability(seat, &model.name));
+        let none = || LoadError::NoEngine { model: model.name.clone() };
+        best.map(|(place, _)| place).ok_or_else(none)
+    }
+
+    /// Whether nothing stands on the seat's cards and nothing is being put there.
+    pub(super) fn is_free(&self, seat: &Seat) -> bool {
+        let config = seat.engine.config();
+        let is_empty = |other: &Seat| {
+            let status = other.engine.status();
+            status.model.is_none() && matches!(status.state, State::Stopped)
+        };
+        let mut others = self.0.seats.iter();
+        is_empty(seat)
+            && others
+                .all(|other| !other.engine.config().shares_a_card_with(config) || is_empty(other))
+    }
+}
+
+/// Lower is better. One card before several: a model that fits on one is slower on two.
+fn suitability(seat: &Seat, model: &ModelName) -> (u8, usize, u8, u32) {
     let status = seat.engine.status();
     let busy = match &status.state {
         State::Ready(session) => session.slots().busy(),
         _ => 0,
     };
-    let class = match &status.state {
-        _ if holds(&status, model) => 0,
-        State::Stopped => 1,
-        _ => 2,
+    let (class, state) = match &status.state {
+        _ if holds(&status, model) => (0, 0),
+        State::Stopped => (1, 0),
+        _ => (1, 1),
     };
-    (class, busy)
+    (class, seat.engine.config().devices.len(), state, busy)
 }
 
-fn holds(status: &Status, model: &ModelName) -> bool {
+pub(super) fn holds(status: &Status, model: &ModelName) -> bool {
     status.model.as_ref().is_some_and(|held| held.name == *model)
 }
 
 /// Whether only another order brings it up soon.
-fn is_down(state: &State) -> bool {
+pub(super) fn is_down(state: &State) -> bool {
     matches!(state, State::Stopped | State::Failed | State::Quarantined)
 }
 

@@ -32,7 +32,7 @@ pub struct EngineView {
     /// Its name.
     pub name: String,
     /// What it runs on.
-    pub device: DeviceId,
+    pub devices: Vec<DeviceId>,
     /// How it stands.
     pub status: Status,
     /// Requests that it takes at once.
@@ -98,6 +98,21 @@ impl Worker {
         self.0.models.values().map(|model| self.model_view(model)).collect()
     }
 
+    /// Says so when an engine ended because nobody used the model.
+    fn idled(&self, model: &Model) -> String {
+        let is_idled = |seat: &&Seat| {
+            let idled = seat.engine.status().idled;
+            idled.is_some_and(|idled| idled.name == model.name)
+        };
+        match self.0.seats.iter().find(is_idled) {
+            None => String::new(),
+            Some(seat) => format!(
+                "engine `{}` ended because nobody used it; the next request starts it again",
+                seat.engine.config().name
+            ),
+        }
+    }
+
     pub(super) fn model_view(&self, model: &Model) -> ModelView {
         let holders = self.0.seats.iter().filter_map(|seat| {
             let status = seat.engine.status();
@@ -112,14 +127,14 @@ impl Worker {
             (None, Err(error)) => {
                 (ModelState::Failed, homelab_common::error_chain::Chain(error).to_string())
             }
-            (None, Ok(_)) => (ModelState::Unloaded, String::new()),
+            (None, Ok(_)) => (ModelState::Unloaded, self.idled(model)),
         };
         ModelView {
             name: model.name.clone(),
             state,
             engine: holder.map(|(name, _)| name),
-            context_tokens: model.context_tokens,
-            slots: model.slots,
+            context_tokens: model.options.context_tokens,
+            slots: model.options.slots,
             size_bytes: size.ok().flatten(),
             message,
         }
@@ -133,10 +148,10 @@ fn engine_view(seat: &Seat) -> EngineView {
         State::Ready(session) => Some(session),
         _ => None,
     };
-    let configured = status.model.as_ref().map_or(0, |model| model.slots);
+    let configured = status.model.as_ref().map_or(0, |model| model.options.slots);
     EngineView {
         name: config.name.clone(),
-        device: config.device.clone(),
+        devices: config.devices.clone(),
         slots: session.map_or(configured, |session| session.slots().total()),
         slots_busy: session.map_or(0, |session| session.slots().busy()),
         completion_tokens: session.map(|session| session.completion_tokens()),

@@ -4,13 +4,13 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use homelab_common::{chance::SystemChance, clock::SystemClock, lifecycle::Tasks, retry::Backoff};
 use homelab_gpu_worker::{
-    device::DeviceId,
+    device::{DeviceId, Roots},
     engine::{
-        Engine, EngineConfig, State, Status, Timing, World, command::Template,
-        restart::RestartPolicy, session::Session, stream::Patience,
+        Engine, EngineConfig, State, Status, Timing, World, backend::Backend, build::Build,
+        command::Template, restart::RestartPolicy, session::Session, stream::Patience,
     },
     fake_engine::{FakeEngine, PROGRAM},
-    model::Model,
+    model::{Model, Options},
 };
 use tokio::{sync::watch, time};
 
@@ -80,6 +80,7 @@ pub(crate) fn world(fake: &FakeEngine, tasks: &Tasks, runtime: PathBuf) -> World
         clock: Arc::new(SystemClock),
         chance: Arc::new(SystemChance),
         tasks: tasks.clone(),
+        roots: Roots { sys: runtime.clone(), proc: runtime.clone() },
         runtime,
         changed: watch::channel(()).0,
     }
@@ -89,9 +90,9 @@ pub(crate) fn world(fake: &FakeEngine, tasks: &Tasks, runtime: PathBuf) -> World
 pub(crate) fn config() -> EngineConfig {
     EngineConfig {
         name: "test".to_owned(),
-        device: DeviceId::Cpu,
-        command: Template::try_new(&[PROGRAM.to_owned()]).unwrap(),
-        environment: Vec::new(),
+        devices: vec![DeviceId::Cpu],
+        tensor_split: Vec::new(),
+        builds: vec![build(None, PROGRAM)],
         health_path: "/health".to_owned(),
         timing: Timing {
             start: Duration::from_secs(5),
@@ -99,10 +100,12 @@ pub(crate) fn config() -> EngineConfig {
             stop: Duration::from_secs(1),
             stall: STALL,
             look: Duration::from_millis(40),
+            idle_end: None,
             patience: Patience::default(),
             restart: RestartPolicy {
                 settled: Duration::from_secs(3600),
                 quick_ends_max: 3,
+                fall_back_after: 2,
                 backoff: Backoff::try_new(Duration::from_millis(5), Duration::from_millis(20), 0.0)
                     .unwrap(),
             },
@@ -110,9 +113,15 @@ pub(crate) fn config() -> EngineConfig {
     }
 }
 
+/// A build with the default arguments.
+pub(crate) fn build(backend: Option<Backend>, program: &str) -> Build {
+    let command = Template::try_new(&[program.to_owned()]).unwrap();
+    Build { backend, command, previous: None, environment: Vec::new() }
+}
+
 /// A model with two slots.
 pub(crate) fn model() -> Arc<Model> {
-    Arc::new(Model::new("small".parse().unwrap(), None, None, 4096, 2))
+    Arc::new(Model::new("small".parse().unwrap(), None, Options { slots: 2, ..Options::default() }))
 }
 
 /// Polls until `holds`, which says what it waits for.

@@ -76,7 +76,7 @@ impl Daemon {
     }
 
     async fn load(&self) -> Vec<Load> {
-        let request = pb::LoadModelRequest { model: "small".to_owned() };
+        let request = pb::LoadModelRequest { model: "small".to_owned(), ..Default::default() };
         let mut stream = self.client.clone().load_model(request).await.unwrap().into_inner();
         let mut events = Vec::new();
         while let Some(message) = stream.message().await.unwrap() {
@@ -237,13 +237,14 @@ async fn full_slots_are_an_answer() {
 
 #[tokio::test]
 async fn what_cannot_be_served_says_why() {
-    let daemon = Daemon::start(|fake| fake).await;
-    let not_loaded = daemon.chat(hello()).await.unwrap_err();
-    assert_eq!(reason_of(&not_loaded).as_deref(), Some("ENGINE_NOT_READY"));
-    assert!(
-        not_loaded.message().contains("InferenceService.LoadModel for `small`"),
-        "{}",
-        not_loaded.message()
+    let ends = Start::Ends(Ended { code: Some(1), signal: None });
+    let daemon = Daemon::start(|fake| fake.starting([ends; 3])).await;
+    daemon.load().await;
+    let not_ready = daemon.chat(hello()).await.unwrap_err();
+    assert_eq!(reason_of(&not_ready).as_deref(), Some("ENGINE_NOT_READY"));
+    assert_eq!(
+        not_ready.message(),
+        "`small` is not ready: its engine is quarantined: its process ended with exit code 1"
     );
 
     let unknown = pb::ChatCompleteRequest { model: "big".to_owned(), ..hello() };
@@ -305,6 +306,26 @@ async fn a_model_whose_engine_does_not_come_up_is_a_failure_with_the_reason() {
     let worker = daemon.show().await;
     assert_eq!(worker.engines[0].state(), pb::EngineState::Quarantined);
     assert_eq!(worker.models[0].state(), pb::ModelState::Failed);
+}
+
+#[tokio::test]
+async fn a_request_for_a_model_that_a_free_engine_takes_loads_it() {
+    let daemon = Daemon::start(|fake| fake.starting([Start::Loading(2)])).await;
+    let (first, second) = tokio::join!(daemon.chat(hello()), daemon.chat(hello()));
+    for messages in [first, second] {
+        let messages = messages.unwrap();
+        assert!(matches!(messages.last(), Some((Event::Done(_), _))), "{messages:?}");
+    }
+    assert_eq!(daemon.show().await.engines[0].starts, 1);
+}
+
+#[tokio::test]
+async fn a_request_that_waited_for_its_model_in_vain_is_told_why() {
+    let ends = Start::Ends(Ended { code: Some(1), signal: None });
+    let daemon = Daemon::start(|fake| fake.starting([ends; 3])).await;
+    let messages = daemon.chat(hello()).await.unwrap();
+    assert_eq!(failure(&messages).reason, "MODEL_NOT_LOADED");
+    assert!(failure(&messages).message.contains("ended with exit code 1"), "{messages:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,287 @@
+//! Two cards, one engine on each and one over both.
+
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use homelab_common::{clock::SystemClock, exec::Ended, lifecycle::Tasks};
+use homelab_gpu_worker::{
+    device::Roots,
+    engine::{Engine, EngineConfig, State, backend::Backend, session::Session},
+    fake_engine::{FakeEngine, PROGRAM, Start, Step},
+    model::{Model, Options},
+    worker::{Admission, LoadEvent, LoadFailure, Parts, Refusal, Seat, Worker},
+};
+use tokio::{sync::watch, time};
+
+use crate::bench::{CEILING, build, config, until, world};
+
+const LEFT: &str = "0000:03:00.0";
+const RIGHT: &str = "0000:83:00.0";
+
+const ONE: &str = "Available devices:\n  Vulkan0: Intel(R) Arc(tm) A770 Graphics (DG2) (16288 MiB, \
+    14655 MiB free)\n";
+const TWO: &str = "Available devices:\n  Vulkan0: Intel(R) Arc(tm) A770 Graphics (DG2) (16288 MiB, \
+    14655 MiB free)\n  Vulkan1: Intel(R) Arc(tm) A770 Graphics (DG2) (16288 MiB, 14655 MiB free)\n";
+
+/// A host with engines `left`, `right` and `both`.
+struct Host {
+    worker: Worker,
+    left: FakeEngine,
+    both: FakeEngine,
+    right: FakeEngine,
+    folder: tempfile::TempDir,
+}
+
+impl Host {
+    fn new(change: impl Fn(&mut EngineConfig)) -> Self {
+        let tasks = Tasks::default();
+        let folder = tempfile::tempdir().unwrap();
+        for (number, slot) in [LEFT, RIGHT].into_iter().enumerate() {
+            card(folder.path(), number, slot);
+        }
+        let roots = Roots { sys: folder.path().join("sys"), proc: folder.path().join("proc") };
+        let changed = watch::channel(()).0;
+        let fake = |listing| FakeEngine::new(tasks.clone()).listing(listing);
+        let (left, right, both) = (fake(ONE), fake(ONE), fake(TWO));
+        let seat = |name: &str, slots: &[&str], fake: &FakeEngine| {
+            let mut world = world(fake, &tasks, folder.path().into());
+            world.roots = roots.clone();
+            world.changed = changed.clone();
+            let mut config = config();
+            config.name = name.to_owned();
+            config.devices = slots.iter().map(|slot| slot.parse().unwrap()).collect();
+            config.builds = vec![build(Some(Backend::Vulkan), PROGRAM)];
+            change(&mut config);
+            Seat { engine: Engine::start(config, world), models: Vec::new(), load: None }
+        };
+        let mut large = seat("both", &[LEFT, RIGHT], &both);
+        large.models = vec!["large".parse().unwrap()];
+        let small = |mut seat: Seat| {
+            seat.models = vec!["small".parse().unwrap(), "other".parse().unwrap()];
+            seat
+        };
+        let seats = vec![
+            small(seat("left", &[LEFT], &left)),
+            small(seat("right", &[RIGHT], &right)),
+            large,
+        ];
+        let model =
+            |name: &str| Arc::new(Model::new(name.parse().unwrap(), None, Options::default()));
+        let worker = Worker::new(Parts {
+            host: "x99".to_owned(),
+            seats,
+            models: ["small", "other", "large"].map(model).into(),
+            roots,
+            tasks,
+            clock: Arc::new(SystemClock),
+            changed,
+        });
+        Self { worker, left, right, both, folder }
+    }
+
+    async fn load(&self, model: &str, busy_wait: Option<Duration>) -> Result<String, LoadFailure> {
+        let mut loading = self.worker.load(model, busy_wait).unwrap();
+        let ending = async {
+            loop {
+                match loading.next().await.expect("an end") {
+                    LoadEvent::Step(_) => {}
+                    LoadEvent::Loaded(view) => return Ok(view.engine.unwrap()),
+                    LoadEvent::Failed(failure) => return Err(failure),
+                }
+            }
+        };
+        time::timeout(CEILING, ending).await.expect("loading ends")
+    }
+
+    /// The names of the engines that answer.
+    fn up(&self) -> Vec<String> {
+        let engines = self.worker.engines().into_iter();
+        let ready = engines.filter(|engine| matches!(engine.status.state, State::Ready(_)));
+        ready.map(|engine| engine.name).collect()
+    }
+
+    /// A running answer at the engine that has `model`.
+    async fn running(
+        &self,
+        model: &str,
+    ) -> (Arc<Session>, homelab_gpu_worker::engine::session::Chat) {
+        let Ok(Admission::Ready(session, permit)) = self.worker.admit(model, "", 0) else {
+            panic!("{model} is ready");
+        };
+        let mut chat = session.chat(permit, bytes::Bytes::from_static(b"{}")).await.unwrap();
+        chat.next().await.unwrap();
+        (session, chat)
+    }
+}
+
+/// An A770 under i915 as sysfs shows it.
+fn card(root: &Path, number: usize, slot: &str) {
+    let device = root.join("sys/devices").join(slot);
+    fs::create_dir_all(&device).unwrap();
+    let node = root.join(format!("sys/class/drm/card{number}"));
+    fs::create_dir_all(&node).unwrap();
+    std::os::unix::fs::symlink(&device, node.join("device")).unwrap();
+    let uevent = format!("DRIVER=i915\nPCI_SLOT_NAME={slot}\n");
+    for (file, text) in [
+        ("uevent", uevent.as_str()),
+        ("vendor", "0x8086\n"),
+        ("device", "0x56a0\n"),
+        ("lmem_total_bytes", "17095983104\n"),
+    ] {
+        fs::write(device.join(file), text).unwrap();
+    }
+}
+
+fn started(fake: &FakeEngine) -> Vec<String> {
+    let lines = fake.command_lines().into_iter();
+    lines.filter(|line| !line.ends_with("--list-devices")).collect()
+}
+
+#[tokio::test]
+async fn each_engine_is_told_the_builds_own_name_of_its_card() {
+    let host = Host::new(|_| {});
+    assert_eq!(host.load("small", None).await.unwrap(), "left");
+    assert_eq!(host.left.command_lines()[0], format!("{PROGRAM} --list-devices"));
+    let line = &started(&host.left)[0];
+    assert!(line.ends_with("-ngl 999 -dev Vulkan0"), "{line}");
+    assert_eq!(host.load("large", None).await.unwrap(), "both");
+    let line = &started(&host.both)[0];
+    assert!(line.ends_with("-dev Vulkan0,Vulkan1 -sm layer -ts 1,1"), "{line}");
+}
+
+#[tokio::test]
+async fn what_a_person_has_set_is_not_asked_for() {
+    let host = Host::new(|config| {
+        let by_hand = ("GGML_VK_VISIBLE_DEVICES".to_owned(), "1".to_owned());
+        config.builds[0].environment = vec![by_hand];
+    });
+    host.load("small", None).await.unwrap();
+    assert_eq!(host.left.command_lines().len(), 1, "nobody asked for the devices");
+    assert!(!host.left.command_lines()[0].contains("-dev"));
+}
+
+#[tokio::test]
+async fn an_engine_that_names_another_card_in_its_log_is_not_used() {
+    let host = Host::new(|_| {});
+    let log =
+        format!("llama: using device Vulkan0 (Intel(R) Arc(tm) A770) ({RIGHT}) - 9 MiB free\n");
+    let _left = host.left.clone().saying(&log).listing(ONE);
+    let failure = host.load("small", None).await.unwrap_err();
+    assert!(
+        failure.because.starts_with(
+            "it uses the card in 0000:83:00.0 and not that in 0000:03:00.0; correct `device`"
+        ),
+        "{}",
+        failure.because
+    );
+    assert_eq!(started(&host.left).len(), 1, "trying again would not help");
+}
+
+#[tokio::test]
+async fn a_card_that_cannot_be_told_from_another_is_not_guessed() {
+    let host = Host::new(|_| {});
+    let _left = host.left.clone().listing(TWO);
+    let failure = host.load("small", None).await.unwrap_err();
+    assert!(failure.because.contains("which of Vulkan0, Vulkan1 is in slot"), "{failure:?}");
+    assert_eq!(started(&host.left), [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn a_spanning_engine_and_those_of_its_cards_exclude_each_other() {
+    let host = Host::new(|_| {});
+    host.load("small", None).await.unwrap();
+    host.load("other", None).await.unwrap();
+    assert_eq!(host.up(), ["left", "right"]);
+    host.load("large", None).await.unwrap();
+    assert_eq!(host.up(), ["both"]);
+    host.load("other", None).await.unwrap();
+    assert_eq!(host.up(), ["left"]);
+    assert_eq!((started(&host.both).len(), started(&host.right).len()), (1, 1));
+}
+
+#[tokio::test]
+async fn nobodys_answer_is_broken_off_to_make_room() {
+    let host = Host::new(|_| {});
+    let steps = [Step::Text("a"), Step::Wait(Duration::from_millis(300)), Step::Text("b")];
+    let _left = host.left.clone().answering(steps.into_iter().chain([Step::Finish]));
+    host.load("small", None).await.unwrap();
+    let (session, mut chat) = host.running("small").await;
+    let reading = async {
+        assert_eq!(chat.next().await.unwrap().unwrap().content, "b");
+        while chat.next().await.unwrap().is_some() {}
+        drop(chat);
+    };
+    let (loaded, ()) = tokio::join!(host.load("large", None), reading);
+    assert_eq!(loaded.unwrap(), "both");
+    assert_eq!((host.up(), session.slots().busy()), (vec!["both".to_owned()], 0));
+}
+
+#[tokio::test]
+async fn who_is_busy_is_said_when_the_wait_is_over_and_requests_are_taken_again() {
+    let host = Host::new(|config| config.timing.stall = CEILING);
+    let _left = host.left.clone().answering([Step::Text("a"), Step::Hang]);
+    host.load("small", None).await.unwrap();
+    let (_session, chat) = host.running("small").await;
+    let failure = host.load("large", Some(Duration::from_millis(50))).await.unwrap_err();
+    assert!(failure.is_busy && failure.is_retryable);
+    assert!(
+        failure.because.starts_with("engine `left` has 1 running requests of `small`"),
+        "{}",
+        failure.because
+    );
+    drop(chat);
+    until("a request is taken again", || host.worker.admit("small", "", 0).is_ok()).await;
+    assert_eq!(host.up(), ["left"]);
+}
+
+#[tokio::test]
+async fn a_request_loads_nothing_where_others_would_have_to_go() {
+    let host = Host::new(|_| {});
+    host.load("small", None).await.unwrap();
+    let refusal = host.worker.admit("large", "", 0).unwrap_err();
+    assert!(matches!(refusal, Refusal::NotReady { .. }), "{refusal}");
+    let Ok(Admission::AfterLoad(waiting)) = host.worker.admit("other", "", 0) else {
+        panic!("the right card is free");
+    };
+    waiting.admitted().await.unwrap();
+    assert_eq!(host.up(), ["left", "right"]);
+}
+
+#[tokio::test]
+async fn an_engine_that_nobody_uses_ends_and_the_next_request_starts_it_again() {
+    let host = Host::new(|config| config.timing.idle_end = Some(Duration::from_millis(100)));
+    host.load("small", None).await.unwrap();
+    until("the engine ends", || host.up().is_empty()).await;
+    until("the model is unloaded", || {
+        let models = host.worker.models();
+        let small = models.iter().find(|model| model.name.as_str() == "small").unwrap();
+        small.engine.is_none() && small.message.contains("the next request starts it again")
+    })
+    .await;
+    let Ok(Admission::AfterLoad(waiting)) = host.worker.admit("small", "", 0) else {
+        panic!("it is loaded on request");
+    };
+    let (_session, permit) = waiting.admitted().await.unwrap();
+    // Waiting is the very thing that is tried: a request keeps its engine.
+    time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(host.up(), ["left"]);
+    drop(permit);
+    until("the engine ends again", || host.up().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_build_that_keeps_ending_is_followed_by_its_previous_one_and_then_by_another_backend() {
+    let host = Host::new(|config| {
+        config.builds[0].previous = build(None, "/opt/previous/fake-engine").command.into();
+        config.builds.push(build(Some(Backend::Cpu), "/opt/cpu/fake-engine"));
+    });
+    let ends = Start::Ends(Ended { code: Some(1), signal: None });
+    let _left = host.left.clone().starting([ends; 4]);
+    host.load("small", None).await.unwrap();
+    let programs: Vec<String> =
+        started(&host.left).iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+    let (first, previous) = (PROGRAM, "/opt/previous/fake-engine");
+    assert_eq!(programs, [first, first, previous, previous, "/opt/cpu/fake-engine"]);
+    let engine = host.worker.engines().remove(0);
+    assert_eq!(engine.status.variant.unwrap().backend, Some(Backend::Cpu));
+    assert!(host.folder.path().exists());
+}
