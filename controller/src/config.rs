@@ -16,14 +16,17 @@ use homelab_common::{
     secret,
     telemetry::{Format, LogConfig},
 };
-use homelab_domain::upkeep::{AGE_MIN, Keep, KeepRules};
-use homelab_store::QueueLimits;
+use homelab_domain::{
+    queue::QueueLimits,
+    upkeep::{AGE_MIN, Keep, KeepRules},
+};
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/homelab/controller.toml";
 
 /// What may wait in the queue unless the file says otherwise.
-pub const QUEUE: QueueLimits = QueueLimits { jobs_max: 10_000, bytes_max: 256 * 1024 * 1024 };
+pub const QUEUE: QueueLimits =
+    QueueLimits { jobs_max: 10_000, bytes_max: 256 * 1024 * 1024, caller_jobs_max: 2_000 };
 
 /// The largest request must fit.
 const QUEUE_BYTES_MIN: u64 = crate::job::submission::REQUEST_BYTES_MAX as u64;
@@ -250,16 +253,14 @@ impl Reader {
     }
 
     fn queue(&mut self, section: &Section<'_>) -> QueueLimits {
-        let QueueLimits { jobs_max, bytes_max } = QUEUE;
+        let QueueLimits { jobs_max, bytes_max, caller_jobs_max } = QUEUE;
         let texts = parse::bytes_in(QUEUE_BYTES_MIN..=QUEUE_BYTES_MAX);
+        let mut count = |key, default| {
+            self.or(section, key, default, parse::integer(1..=1_000_000), ToString::to_string)
+        };
         QueueLimits {
-            jobs_max: self.or(
-                section,
-                "jobs-max",
-                jobs_max,
-                parse::integer(1..=1_000_000),
-                ToString::to_string,
-            ),
+            jobs_max: count("jobs-max", jobs_max),
+            caller_jobs_max: count("caller-jobs-max", caller_jobs_max),
             bytes_max: self
                 .or(section, "text-max", bytes_max, texts, |size| parse::show_bytes(*size)),
         }

@@ -1,7 +1,7 @@
 //! AI jobs: a durable queue in front of the workers.
 //!
 //! A job is acknowledged once it is stored. From there two paths lead to a worker: when nothing waits
-//! and a slot is free, the transaction that stores the job also gives it away; otherwise the
+//! for its model and a slot is free, the transaction that stores the job also gives it away; otherwise the
 //! [`dispatch`] task does, which reads the whole queue and asks the pure planner. An [`attempt`] then
 //! carries the pieces from the worker to the store and to those who [`follow`]. Whatever an attempt
 //! reports is fenced by its number, so that one which was given up can do no harm.
@@ -13,8 +13,11 @@ pub mod engines;
 pub mod explain;
 pub mod fleet_engines;
 pub mod follow;
+pub mod forecast;
+mod homes;
 pub mod live;
 pub mod models;
+mod pace;
 pub mod plan;
 mod running;
 pub mod slots;
@@ -26,18 +29,19 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
 use homelab_common::{chance::Chance, clock::Clock, lifecycle::Tasks};
 use homelab_domain::{
-    ids::{JobId, RequestId},
+    ids::{JobId, ModelName, RequestId},
     job::{Job, JobEvent},
-    site::Site,
+    queue::{QueueLimits, Tally},
+    site::{Site, Tier},
 };
 use homelab_store::{
-    JobCounts, JobError, JobFilter, Page, PageRequest, QueueLimits, Remembered, Store, StoreError,
+    JobCounts, JobError, JobFilter, Page, PageRequest, Remembered, Store, StoreError,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -49,7 +53,9 @@ use crate::{
 use dispatch::Dispatcher;
 use engines::{Engines, WorkerSeen};
 use follow::Follower;
+use homes::Homes;
 use live::Lives;
+use pace::Pace;
 use plan::{Capacities, Plan};
 use running::Running;
 use slots::Slots;
@@ -90,8 +96,14 @@ struct Inner {
     attempts: Mutex<HashMap<JobId, Running>>,
     /// What the dispatcher last decided, for those who ask why a job waits.
     plan: Mutex<Arc<Plan>>,
-    /// Jobs that were put into the queue and not given away, as far as known here.
-    pending: AtomicU64,
+    /// What waits, so that nobody has to count it.
+    tally: Mutex<Tally>,
+    /// Whether that is known: not before the store was asked for the first time.
+    is_tallied: AtomicBool,
+    /// Where conversations were answered last.
+    homes: Mutex<Homes>,
+    /// How long jobs take.
+    pace: Mutex<Pace>,
 }
 
 impl fmt::Debug for Jobs {
@@ -124,8 +136,11 @@ impl Jobs {
             slots: Slots::default(),
             attempts: Mutex::default(),
             plan: Mutex::default(),
-            // Nothing is known yet: the first job goes through the dispatcher.
-            pending: AtomicU64::new(1),
+            tally: Mutex::default(),
+            // The first jobs go through the dispatcher.
+            is_tallied: AtomicBool::new(false),
+            homes: Mutex::default(),
+            pace: Mutex::default(),
         }))
     }
 
@@ -144,8 +159,7 @@ impl Jobs {
                 };
                 // Hosts tell of each sample; the dispatcher only cares for what workers can take.
                 let now = plan::capacities(&jobs.workers());
-                let waiting = jobs.0.pending.load(Ordering::Relaxed) > 0;
-                if !matches!(change, Ok(Change::Jobs)) && now != offers && waiting {
+                if !matches!(change, Ok(Change::Jobs)) && now != offers && jobs.is_waited() {
                     jobs.nudge();
                 }
                 offers = now;
@@ -231,7 +245,7 @@ impl Jobs {
         }
         let job = tx.jobs().retry(id, by, now).await?;
         tx.commit().await?;
-        self.requeued();
+        self.requeued(&job);
         self.tell();
         Ok(job)
     }
@@ -276,15 +290,37 @@ impl Jobs {
 
     /// A slot has become free; whoever waits for one is looked after.
     fn nudge_if_waiting(&self) {
-        if self.0.pending.load(Ordering::Relaxed) > 0 {
+        if self.is_waited() {
             self.nudge();
         }
     }
 
     /// A job is in the queue again.
-    fn requeued(&self) {
-        self.0.pending.fetch_add(1, Ordering::Relaxed);
+    fn requeued(&self, job: &Job) {
+        self.tally().add(plan::pending_of(job));
         self.nudge();
+    }
+
+    /// Whether anything waits, or may: what is not known is not nothing.
+    fn is_waited(&self) -> bool {
+        !self.0.is_tallied.load(Ordering::Acquire) || self.tally().jobs() > 0
+    }
+
+    /// Whether a job for that model would have to stand in line.
+    fn waits_for(&self, tier: Tier, model: &ModelName) -> bool {
+        !self.0.is_tallied.load(Ordering::Acquire) || self.tally().of_queue(tier, model) > 0
+    }
+
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        lock(&self.0.tally)
+    }
+
+    fn homes(&self) -> MutexGuard<'_, Homes> {
+        lock(&self.0.homes)
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        lock(&self.0.pace)
     }
 
     fn tell(&self) {

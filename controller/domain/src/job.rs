@@ -8,6 +8,7 @@
 
 mod event;
 mod priority;
+mod terms;
 mod transition;
 
 use std::{fmt, time::Duration};
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use event::JobEvent;
 pub use priority::{InvalidPriority, Priority};
+pub use terms::{BadTerms, JobClass, KEPT_MAX, LABEL_BYTES_MAX, NEEDS_MAX, TAGS_MAX, Terms};
 pub use transition::{InvalidTransition, Outcome};
 
 use crate::{
@@ -86,8 +88,35 @@ pub struct JobSpec {
     pub record: Record,
     /// First 80 characters of the last message; empty when the record is metadata.
     pub title: String,
+    /// On which terms.
+    pub terms: Terms,
+    /// Jobs of the same caller that waited when it came: it goes back a little for each, so that
+    /// others get their turn. See [`Priority::queue_key`].
+    pub own_ahead: u32,
     /// What it asks for.
     pub request: JobRequest,
+}
+
+impl JobSpec {
+    /// The same without what it asks for, which may be 16 MiB, and without its title: enough to plan.
+    #[must_use]
+    pub fn without_text(&self) -> Self {
+        Self {
+            id: self.id,
+            model: self.model.clone(),
+            tier: self.tier,
+            priority: self.priority,
+            submitted_by: self.submitted_by.clone(),
+            submitted_at: self.submitted_at,
+            deadline: self.deadline,
+            tokens_max: self.tokens_max,
+            record: self.record,
+            title: String::new(),
+            terms: self.terms.clone(),
+            own_ahead: self.own_ahead,
+            request: JobRequest { form: self.request.form, bytes: Vec::new() },
+        }
+    }
 }
 
 impl fmt::Debug for JobSpec {
@@ -394,7 +423,7 @@ impl Job {
     /// Its place in the queue; smaller goes first. See [`Priority::queue_key`].
     #[must_use]
     pub fn queue_key(&self) -> i64 {
-        self.0.spec.priority.queue_key(self.0.enqueued_at)
+        self.0.spec.priority.queue_key(self.0.enqueued_at, self.0.spec.own_ahead)
     }
 
     /// Whether its text is to be wiped now: it has ended, and only figures are

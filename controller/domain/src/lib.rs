@@ -15,6 +15,7 @@ pub mod ids;
 pub mod job;
 pub mod placement;
 pub mod power;
+pub mod queue;
 pub mod reason;
 pub mod recovery;
 pub mod retention;

@@ -78,6 +78,8 @@ reasons! {
     NO_FREE_SLOT;
     /// No worker of the tier has the model.
     MODEL_NOT_FOUND;
+    /// The model is known, and nothing is loaded for this job.
+    MODEL_NOT_LOADED;
     /// The model is known and cannot be loaded now.
     MODEL_FAILED;
     /// No tier of that kind is in the site file.
@@ -210,9 +212,10 @@ reasons! {
     COPIES_MISSING;
     /// Restores take longer than their target.
     RTO_MISSED;
-    /// A backup that comes before failed, so that this run stands alone.
+    /// What comes before failed: a backup, so that this run stands alone, or a job, so that this one
+    /// cannot run.
     DEPENDENCY_FAILED;
-    /// It waits for a backup that comes before.
+    /// It waits for a backup or a job that comes before.
     WAITS_FOR_DEPENDENCY;
     /// A maintenance window is open.
     MAINTENANCE;

@@ -22,7 +22,10 @@ pub use self::{
         RunsArgs, ScheduleCommand, ScrubArgs, SnapshotsArgs, VerifyArgs, WatchArgs,
     },
     host::{DoctorArgs, EnrollArgs, HostCommand, KindWord, NameArgs},
-    job::{AskArgs, JobArgs, JobCommand, JobListArgs, ModelCommand, TierWord},
+    job::{
+        AiCommand, AskArgs, ClassWord, JobArgs, JobCommand, JobListArgs, ModelCommand, SubmitArgs,
+        TierWord,
+    },
     login::{InitArgs, LoginArgs, RoleWord},
     recovery::{DocsCommand, JoinArgs, KitCommand, PrintArgs, ProveArgs, RenderArgs},
     site::{
@@ -136,6 +139,9 @@ pub enum Command {
     /// AI jobs: submit, follow, explain, cancel.
     #[command(subcommand)]
     Job(JobCommand),
+    /// The AI half as a whole: what will be done with what waits.
+    #[command(subcommand)]
+    Ai(AiCommand),
     /// Ask a model, and print its answer as it comes.
     Ask(AskArgs),
     /// Models of all tiers.

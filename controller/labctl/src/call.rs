@@ -64,6 +64,7 @@ paths! {
         CANCEL_JOB = "CancelJob",
         RETRY_JOB = "RetryJob",
         EXPLAIN_JOB = "ExplainJob",
+        PLAN_JOBS = "PlanJobs",
         LIST_TIER_MODELS = "ListTierModels",
     }
     "AuditService" {

@@ -21,7 +21,9 @@ use std::time::Duration;
 use homelab_common::exit::Exit;
 
 use crate::{
-    args::{Cli, Command, DocsCommand, HostCommand, JobCommand, ModelCommand, TaskCommand},
+    args::{
+        AiCommand, Cli, Command, DocsCommand, HostCommand, JobCommand, ModelCommand, TaskCommand,
+    },
     failure::Failure,
     lab::Lab,
 };
@@ -60,6 +62,10 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::RecoveryKit(command) => command::recovery_kit::run(&lab, command).await,
         Command::Docs(DocsCommand::Render(args)) => command::docs::render(&lab, &args).await,
         Command::Job(command) => command::job::run(&lab, command).await,
+        Command::Ai(AiCommand::Plan) if lab.global.watch => {
+            watch(|| command::job::plan(&lab)).await
+        }
+        Command::Ai(AiCommand::Plan) => command::job::plan(&lab).await,
         Command::Ask(args) => command::job::ask(&lab, args).await,
         Command::Model(ModelCommand::List) => command::overview::models(&lab).await,
         Command::Ca(command) => command::ca::run(&lab, command).await,

@@ -71,7 +71,8 @@ impl JobService for JobApi {
         } else {
             self.jobs.submit(submission).await.map_err(submit_status)?.job
         };
-        let explanation = Some(convert::explanation(self.jobs.explain(&job)));
+        let explanation =
+            Some(convert::explanation(self.jobs.explain(&job).await.map_err(store_status)?));
         Ok(Response::new(pb::SubmitJobResponse { job: Some(convert::job(&job)), explanation }))
     }
 
@@ -166,8 +167,18 @@ impl JobService for JobApi {
         request: Request<pb::ExplainJobRequest>,
     ) -> Result<Response<pb::ExplainJobResponse>, Status> {
         let (job, _) = self.find(&request.get_ref().job_id).await?;
-        let explanation = Some(convert::explanation(self.jobs.explain(&job)));
+        let explanation =
+            Some(convert::explanation(self.jobs.explain(&job).await.map_err(store_status)?));
         Ok(Response::new(pb::ExplainJobResponse { job: Some(convert::job(&job)), explanation }))
+    }
+
+    async fn plan_jobs(
+        &self,
+        _request: Request<pb::PlanJobsRequest>,
+    ) -> Result<Response<pb::PlanJobsResponse>, Status> {
+        let queues = self.jobs.forecast().await.map_err(store_status)?;
+        let queues = queues.into_iter().map(convert::queue_plan).collect();
+        Ok(Response::new(pb::PlanJobsResponse { queues }))
     }
 
     async fn list_tier_models(
@@ -243,7 +254,7 @@ fn not_found(id: JobId) -> Status {
 fn submit_status(error: SubmitError) -> Status {
     match error {
         SubmitError::Refused(refused) => refused_status(refused),
-        SubmitError::Full { .. } => {
+        SubmitError::Full(_) => {
             fail(Code::ResourceExhausted, Reason::QUEUE_FULL, error.to_string())
         }
         SubmitError::OtherRequest(_) => invalid("request_id", &error),

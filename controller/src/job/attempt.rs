@@ -55,6 +55,7 @@ pub(super) struct Attempt {
     request: ChatCompleteRequest,
     slot: Slot,
     live: Arc<Live>,
+    began: Instant,
     has_started: bool,
     batch_due: Option<Instant>,
     next_index: u32,
@@ -81,6 +82,7 @@ impl Attempt {
             slot,
             live,
             jobs,
+            began: Instant::now(),
             has_started: false,
             batch_due: None,
             next_index: 0,
@@ -250,12 +252,24 @@ impl Attempt {
             }
         };
         let state = job.state().kind();
+        if state == JobStateKind::Succeeded {
+            self.learn(&job);
+        }
         if state == JobStateKind::Queued {
-            self.jobs.requeued();
+            self.jobs.requeued(&job);
             self.live.state(job.event(self.jobs.now()));
         }
         info!(job = %self.id, attempt = self.number, %state, pieces = self.next_index, "an attempt ended");
         self.jobs.ended(&job);
+    }
+
+    /// What the next job may be told, and where the next turn of the conversation is quickest.
+    fn learn(&self, job: &Job) {
+        let spec = job.spec();
+        self.jobs.pace().note(spec.tier, &spec.model, self.began.elapsed());
+        if let Some(chat) = &spec.terms.chat {
+            self.jobs.homes().note(chat, self.slot.worker());
+        }
     }
 
     async fn try_end(&mut self, outcome: Outcome) -> Result<Job, JobError> {

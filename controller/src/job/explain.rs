@@ -2,23 +2,50 @@
 
 use homelab_domain::{
     job::Job,
-    placement::{Explanation, QueueView, explain},
+    placement::{Explanation, Need, QueueView, explain},
 };
+use homelab_store::StoreError;
 
 use super::{Jobs, plan};
 
 impl Jobs {
-    /// Explains where a job stands and what will be done with it now, from memory.
+    /// Explains where a job stands and what will be done with it now. From memory, unless it comes
+    /// after others.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn explain(&self, job: &Job) -> Result<Explanation, StoreError> {
+        let needs = self.unmet(job).await?;
+        Ok(self.explain_after(job, &needs))
+    }
+
+    /// Those that a job comes after and that have not succeeded.
+    async fn unmet(&self, job: &Job) -> Result<Vec<Need>, StoreError> {
+        if job.spec().terms.after.is_empty() || !job.state().kind().is_pending() {
+            return Ok(Vec::new());
+        }
+        let mut tx = self.0.parts.store.read().await?;
+        let unmet = tx.jobs().unmet_needs().await?;
+        let own = unmet.iter().filter(|unmet| unmet.job == job.id());
+        Ok(own.map(|unmet| Need { job: unmet.needs, state: unmet.state }).collect())
+    }
+
+    /// The same for a job that comes after no other: from memory.
     #[must_use]
-    pub fn explain(&self, job: &Job) -> Explanation {
-        let workers = self.workers();
-        let views = plan::views(&workers, &job.spec().model, &self.0.slots);
+    pub fn explain_from_memory(&self, job: &Job) -> Explanation {
+        self.explain_after(job, &[])
+    }
+
+    fn explain_after(&self, job: &Job, needs: &[Need]) -> Explanation {
+        let (workers, spec) = (self.workers(), job.spec());
+        let views = plan::views_for(&workers, &spec.model, &self.0.slots);
         let ahead = match self.plan().standing(job.id()) {
             Some(standing) => standing.position.saturating_sub(1),
             // Not looked at yet: behind all that wait in its tier.
             None => 0,
         };
-        let queue = QueueView { ahead, usual: None, expected_wake: None };
-        explain(self.now(), job, &views, &self.site(), queue)
+        let usual = self.pace().usual(spec.tier, &spec.model);
+        let queue = QueueView { ahead, usual, expected_wake: None };
+        explain(self.now(), job, &views, &self.site(), queue, needs)
     }
 }

@@ -1,24 +1,31 @@
 //! What the planner is shown, and what it last said.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use homelab_domain::{
     ids::{HostName, JobId, ModelName},
     job::{Job, JobSpec},
-    placement::{ModelReadiness, Placement, WorkerState, WorkerView, place},
-    reason::Because,
+    placement::{
+        Hold, ModelReadiness, ModelView, Need, Placement, WorkerState, WorkerView, place_near,
+    },
+    queue::Pending,
     site::Site,
 };
 use homelab_proto::inference::v1::{EngineState, Model, ModelState};
+use homelab_store::StoreError;
 use jiff::Timestamp;
 
 use super::{
+    Jobs,
     engines::{Contact, WorkerSeen},
     slots::Slots,
 };
 
 /// Slots of a model that is not loaded and whose worker does not say how many it will have.
 const SLOTS_UNKNOWN: u32 = 1;
+
+/// What jobs in the queue wait for of what they come after.
+pub(super) type Needs = HashMap<JobId, Vec<Need>>;
 
 /// What the dispatcher last decided about the jobs in the queue.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +39,7 @@ pub struct Standing {
     /// Place, from 1.
     pub position: u64,
     /// Why; the first is the nearest.
-    pub because: Vec<Because>,
+    pub hold: Arc<Hold>,
 }
 
 impl Plan {
@@ -42,16 +49,45 @@ impl Plan {
         self.waiting.get(&id)
     }
 
-    pub(super) fn note(&mut self, id: JobId, position: u64, because: Vec<Because>) {
-        self.waiting.insert(id, Standing { position, because });
+    /// Everything that waits, in no order.
+    pub fn standings(&self) -> impl Iterator<Item = (JobId, &Standing)> {
+        self.waiting.iter().map(|(id, standing)| (*id, standing))
+    }
+
+    pub(super) fn note(&mut self, id: JobId, position: u64, hold: Arc<Hold>) {
+        self.waiting.insert(id, Standing { position, hold });
     }
 }
 
-/// The workers as the planner sees them for one model: each with the slots that it has for that
-/// model.
+/// The workers as the planner sees them, with all their models.
 #[must_use]
-pub fn views(workers: &[WorkerSeen], model: &ModelName, slots: &Slots) -> Vec<WorkerView> {
-    workers.iter().map(|seen| view(seen, model, slots)).collect()
+pub fn views(workers: &[WorkerSeen], slots: &Slots) -> Vec<WorkerView> {
+    workers.iter().map(|seen| view(seen, slots, |_| true)).collect()
+}
+
+/// The same with one model only: enough to place one job.
+#[must_use]
+pub fn views_for(workers: &[WorkerSeen], model: &ModelName, slots: &Slots) -> Vec<WorkerView> {
+    workers.iter().map(|seen| view(seen, slots, |name| name == model.as_str())).collect()
+}
+
+/// What is counted of a job in the queue.
+#[must_use]
+pub fn pending_of(job: &Job) -> Pending {
+    pending_of_spec(job.spec())
+}
+
+/// The same of one that is not in the queue yet.
+#[must_use]
+pub fn pending_of_spec(spec: &JobSpec) -> Pending {
+    Pending {
+        id: spec.id,
+        tier: spec.tier,
+        model: spec.model.clone(),
+        class: spec.terms.class,
+        caller: spec.submitted_by.clone(),
+        bytes: spec.request.bytes.len() as u64,
+    }
 }
 
 /// Where a job that is not stored yet would go.
@@ -61,25 +97,11 @@ pub fn place_new(
     workers: &[WorkerSeen],
     slots: &Slots,
     site: &Site,
+    home: Option<&HostName>,
     now: Timestamp,
 ) -> Placement {
-    let views = views(workers, &spec.model, slots);
-    // The planner asks for a job; its text, which may be large, is none of its business.
-    let request = homelab_domain::job::JobRequest { form: spec.request.form, bytes: Vec::new() };
-    let bare = JobSpec {
-        id: spec.id,
-        model: spec.model.clone(),
-        tier: spec.tier,
-        priority: spec.priority,
-        submitted_by: String::new(),
-        submitted_at: spec.submitted_at,
-        deadline: spec.deadline,
-        tokens_max: spec.tokens_max,
-        record: spec.record,
-        title: String::new(),
-        request,
-    };
-    place(now, &Job::submit(bare), &views, site)
+    let views = views_for(workers, &spec.model, slots);
+    place_near(now, &Job::submit(spec.without_text()), &views, site, home)
 }
 
 /// Slots that a worker has for a model.
@@ -95,6 +117,22 @@ pub fn slots_of(seen: &WorkerSeen, model: &ModelName) -> u32 {
         _ if slots > 0 => slots,
         Some(row) => row.slots.unwrap_or(SLOTS_UNKNOWN).max(1),
         None => 0,
+    }
+}
+
+impl Jobs {
+    /// The first jobs of each queue, so many each, and what they come after.
+    pub(super) async fn pending(&self, limit: u32) -> Result<(Vec<Job>, Needs), StoreError> {
+        let mut tx = self.0.parts.store.read().await?;
+        let pending = tx.jobs().pending(limit).await?;
+        let mut needs = Needs::new();
+        if pending.iter().any(|job| !job.spec().terms.after.is_empty()) {
+            for unmet in tx.jobs().unmet_needs().await? {
+                let need = Need { job: unmet.needs, state: unmet.state };
+                needs.entry(unmet.job).or_default().push(need);
+            }
+        }
+        Ok((pending, needs))
     }
 }
 
@@ -128,19 +166,20 @@ pub fn capacities(workers: &[WorkerSeen]) -> Capacities {
     )
 }
 
-fn view(seen: &WorkerSeen, model: &ModelName, slots: &Slots) -> WorkerView {
+fn view(seen: &WorkerSeen, slots: &Slots, is_wanted: impl Fn(&str) -> bool) -> WorkerView {
+    let model = |row: &Model| {
+        let name = ModelName::try_new(&row.name).ok()?;
+        Some(ModelView {
+            readiness: readiness(row),
+            slots: slots_of(seen, &name),
+            slots_used: slots.used(&seen.host, &name),
+            name,
+        })
+    };
     let models = seen.worker.as_ref().map(|worker| {
-        let rows = worker.models.iter();
-        rows.filter_map(|row| Some((ModelName::try_new(&row.name).ok()?, readiness(row)))).collect()
+        worker.models.iter().filter(|row| is_wanted(&row.name)).filter_map(model).collect()
     });
-    WorkerView {
-        host: seen.host.clone(),
-        tier: seen.tier,
-        state: state(seen),
-        slots: slots_of(seen, model),
-        slots_used: slots.used(&seen.host, model),
-        models,
-    }
+    WorkerView { host: seen.host.clone(), tier: seen.tier, state: state(seen), models }
 }
 
 fn state(seen: &WorkerSeen) -> WorkerState {

@@ -14,7 +14,8 @@ use futures_util::{StreamExt as _, stream};
 use homelab_common::{chance::SeededChance, clock::ManualClock, lifecycle::Tasks};
 use homelab_domain::{
     ids::{HostName, JobId, ModelName},
-    job::{Job, JobRequest, JobStateKind, Record, RequestForm},
+    job::{Job, JobRequest, JobStateKind, Record, RequestForm, Terms},
+    queue::QueueLimits,
     site::{Site, Tier},
 };
 use homelab_proto::{
@@ -237,17 +238,30 @@ impl Rig {
     /// The same over another store.
     pub(crate) async fn over(url: StoreUrl, folder: tempfile::TempDir) -> Self {
         let now = Timestamp::from_second(1_790_000_000).expect("a moment");
-        Self::on(url, Arc::new(folder), ManualClock::new(now)).await
+        Self::on(url, Arc::new(folder), ManualClock::new(now), crate::config::QUEUE).await
+    }
+
+    /// The same with other limits.
+    pub(crate) async fn with_limits(limits: QueueLimits) -> Self {
+        let Self { url, folder, clock, store, .. } = Self::new().await;
+        store.close().await;
+        Self::on(url, folder, clock, limits).await
     }
 
     /// The same store under a new controller, after the old one was killed.
     pub(crate) async fn restart(self) -> Self {
         self.tasks.stop_hard();
         self.store.close().await;
-        Self::on(self.url.clone(), Arc::clone(&self.folder), self.clock.clone()).await
+        let limits = self.jobs.parts().limits;
+        Self::on(self.url.clone(), Arc::clone(&self.folder), self.clock.clone(), limits).await
     }
 
-    async fn on(url: StoreUrl, folder: Arc<tempfile::TempDir>, clock: ManualClock) -> Self {
+    async fn on(
+        url: StoreUrl,
+        folder: Arc<tempfile::TempDir>,
+        clock: ManualClock,
+        limits: QueueLimits,
+    ) -> Self {
         let store = homelab_store::open(&url).await.expect("opens");
         let tasks = Tasks::default();
         let chance = Arc::new(SeededChance::new(7));
@@ -271,7 +285,7 @@ impl Rig {
             site: watched,
             engines: engines.clone(),
             events: Events::default(),
-            limits: crate::config::QUEUE,
+            limits,
         });
         let rig = Self { jobs, engines, clock, tasks, store, _site: site, url, folder };
         // A first round, after which the queue knows that it is empty.
@@ -334,6 +348,7 @@ pub(crate) fn wish(number: u128, model: &str) -> Submission {
         deadline: None,
         tokens_max: None,
         record: Record::Full,
+        terms: Terms::default(),
         submitted_by: "key/test".to_owned(),
     }
 }

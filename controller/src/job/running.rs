@@ -112,6 +112,7 @@ impl Jobs {
     /// Tells everybody that a job has ended, if it has.
     pub(super) fn ended(&self, job: &Job) {
         if job.state().kind().is_final() {
+            self.tally().remove(job.id());
             self.0.lives.end(&Arc::new(job.clone()));
         }
         self.tell();

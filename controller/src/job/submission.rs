@@ -2,8 +2,8 @@
 
 use homelab_domain::{
     ids::{JobId, ModelName},
-    job::{JobRequest, JobSpec, Priority, Record},
-    placement::{Resolved, resolve},
+    job::{JobRequest, JobSpec, Priority, Record, Terms},
+    placement::{Resolved, resolve_for},
     reason::{Because, Reason},
     site::{Site, Tier},
 };
@@ -38,6 +38,8 @@ pub struct Submission {
     pub tokens_max: Option<u32>,
     /// Whether the text is kept.
     pub record: Record,
+    /// On which terms.
+    pub terms: Terms,
     /// Who asks.
     pub submitted_by: String,
 }
@@ -96,7 +98,10 @@ impl Submission {
             Some(points) => Priority::try_new(points)
                 .map_err(|error| Refused::Field { field: "priority", rule: error.to_string() })?,
         };
-        let Resolved { tier, model } = route(site, &self.model, self.tier)?;
+        self.terms
+            .check(self.id, now)
+            .map_err(|bad| Refused::Field { field: bad.field, rule: bad.rule })?;
+        let Resolved { tier, model } = self.route(site)?;
         if !self.tiers_allowed.contains(&tier) {
             return Err(Refused::TierNotAllowed(tier));
         }
@@ -111,19 +116,23 @@ impl Submission {
             tokens_max: self.tokens_max,
             record: self.record,
             title: if self.record == Record::Metadata { String::new() } else { self.title },
+            terms: self.terms,
+            own_ahead: 0,
             request: self.request,
         })
     }
-}
 
-fn route(site: &Site, model: &str, tier: Option<Tier>) -> Result<Resolved, Refused> {
-    let no_place = |because| Refused::NoPlace { model: model.chars().take(200).collect(), because };
-    let name =
-        match model {
+    fn route(&self, site: &Site) -> Result<Resolved, Refused> {
+        let model = self.model.as_str();
+        let no_place =
+            |because| Refused::NoPlace { model: model.chars().take(200).collect(), because };
+        let name = match model {
             "" => None,
             text => Some(ModelName::try_new(text).map_err(|error| {
                 no_place(Because::new(Reason::MODEL_NOT_FOUND, error.to_string()))
             })?),
         };
-    resolve(site, name.as_ref(), tier).map_err(no_place)
+        let class = self.terms.class;
+        resolve_for(site, name.as_ref(), self.tier, class, &self.tiers_allowed).map_err(no_place)
+    }
 }

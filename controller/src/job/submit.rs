@@ -1,14 +1,13 @@
 //! How a job comes in: stored first, then given away or put into the queue.
 
-use std::sync::atomic::Ordering;
-
 use homelab_domain::{
     ids::JobId,
     job::{Job, JobSpec},
     placement::Placement,
+    queue::{Counted, QueueFull},
     reason::{Because, Reason},
 };
-use homelab_store::{JobError, QueueLimits, StoreError, Submitted, Waiting};
+use homelab_store::{JobError, StoreError, Submitted};
 
 use super::{
     Jobs,
@@ -28,17 +27,8 @@ pub enum SubmitError {
     #[error("request id {0} was used for another request; choose a new one")]
     OtherRequest(JobId),
     /// The queue is full.
-    #[error(
-        "{} jobs with {} KiB of text wait already, and the queue holds {} with {} KiB; try again \
-         later, or cancel what need not run (`labctl job list`, `labctl job cancel JOB`)",
-        waiting.jobs, waiting.bytes / 1024, limits.jobs_max, limits.bytes_max / 1024
-    )]
-    Full {
-        /// What waits.
-        waiting: Waiting,
-        /// What may wait.
-        limits: QueueLimits,
-    },
+    #[error(transparent)]
+    Full(#[from] QueueFull),
     /// The store failed; the job may or may not be there.
     #[error("could not store the job")]
     Store(#[from] StoreError),
@@ -70,15 +60,23 @@ impl Jobs {
     /// # Errors
     /// It breaks a rule, the queue is full, or the store failed.
     pub async fn submit(&self, submission: Submission) -> Result<Accepted, SubmitError> {
-        let spec = self.check(submission)?;
+        let mut spec = self.check(submission)?;
         let id = spec.id;
         let way = self.way_in(&spec)?;
+        let mut place = None;
+        if let WayIn::Queue(_) = way {
+            let admitted = self.admit(&spec)?;
+            spec.own_ahead = admitted.own_ahead;
+            place = Some(admitted);
+        }
         let follower = Follower::fresh(self.clone(), id);
-        let limits = self.0.parts.limits;
         let mut tx = self.0.parts.store.begin().await?;
-        let job = match tx.jobs().submit(&spec, limits).await? {
+        let job = match tx.jobs().submit(&spec).await? {
             Submitted::New(job) => job,
-            Submitted::Full(waiting) => return Err(SubmitError::Full { waiting, limits }),
+            Submitted::NeedMissing(missing) => {
+                let rule = format!("there is no job {missing}; see `labctl job list`");
+                return Err(Refused::Field { field: "after", rule }.into());
+            }
             Submitted::Existing(job) if !is_same_request(job.spec(), &spec) => {
                 return Err(SubmitError::OtherRequest(id));
             }
@@ -100,7 +98,10 @@ impl Jobs {
         match way {
             WayIn::Slot(slot) if job.state().kind().is_owned() => self.run(job.clone(), slot),
             WayIn::Slot(_) | WayIn::Queue(_) => {
-                self.0.pending.fetch_add(1, Ordering::Relaxed);
+                match place {
+                    Some(place) => place.keep(),
+                    None => self.tally().add(plan::pending_of(&job)),
+                }
                 self.nudge();
             }
         }
@@ -108,13 +109,28 @@ impl Jobs {
         Ok(Accepted { job, repeated: false, follower })
     }
 
-    /// Whether a new job goes straight to a worker: nothing waits before it, and a slot is free.
+    /// Counts a job that will wait, until what comes of it is known.
+    fn admit(&self, spec: &JobSpec) -> Result<Admitted<'_>, QueueFull> {
+        let pending = plan::pending_of_spec(spec);
+        let counted = self.tally().admit(pending, self.0.parts.limits)?;
+        let (own_ahead, id) = match counted {
+            Counted::New { own_ahead } => (own_ahead, Some(spec.id)),
+            Counted::Known => (0, None),
+        };
+        Ok(Admitted { jobs: self, own_ahead, id })
+    }
+
+    /// Whether a new job goes straight to a worker: nothing waits before it for the same model, and a
+    /// slot is free.
     fn way_in(&self, spec: &JobSpec) -> Result<WayIn, Refused> {
         let workers = self.workers();
         let site = self.site();
-        match plan::place_new(spec, &workers, &self.0.slots, &site, self.now()) {
+        let home = self.homes().of(spec);
+        match plan::place_new(spec, &workers, &self.0.slots, &site, home.as_ref(), self.now()) {
+            // What it comes after is looked up by the planner.
+            _ if !spec.terms.after.is_empty() => Ok(WayIn::Queue(None)),
             Placement::Run { worker, .. } => {
-                let waits = self.0.pending.load(Ordering::Relaxed) > 0;
+                let waits = self.waits_for(spec.tier, &spec.model);
                 let seen = workers.iter().find(|seen| seen.host == worker).filter(|_| !waits);
                 let slot = seen.and_then(|seen| {
                     self.0.slots.take(&worker, &spec.model, plan::slots_of(seen, &spec.model))
@@ -138,6 +154,28 @@ enum WayIn {
     Slot(Slot),
     /// In the queue, and for this reason.
     Queue(Option<Because>),
+}
+
+/// A job that counts as waiting, unless this is dropped before it is kept.
+struct Admitted<'a> {
+    jobs: &'a Jobs,
+    own_ahead: u32,
+    /// None when it counted before.
+    id: Option<JobId>,
+}
+
+impl Admitted<'_> {
+    fn keep(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.jobs.tally().remove(id);
+        }
+    }
 }
 
 /// A job whose state could not be changed stays as it is; only a failing store is an error.

@@ -1,6 +1,10 @@
 use std::time::Duration;
 
-use homelab_domain::{ids::RequestId, job::JobState, reason::Reason as Why};
+use homelab_domain::{
+    ids::{HostName, RequestId},
+    job::{JobClass, JobState, Terms},
+    reason::Reason as Why,
+};
 use homelab_rpc::status::Reason;
 use tonic::Code;
 use uuid::Uuid;
@@ -84,7 +88,7 @@ async fn a_worker_never_gets_more_than_its_slots() {
     let (job, _) = rig.jobs.get(third).await.expect("readable").expect("is there");
     assert_eq!(job.state().kind(), Kind::Queued);
     assert_eq!(
-        rig.jobs.plan().standing(third).expect("it waits").because[0].reason,
+        rig.jobs.plan().standing(third).expect("it waits").hold.because[0].reason,
         Why::NO_FREE_SLOT
     );
     rig.jobs.cancel(Uuid::from_u128(1).into(), "test").await.expect("cancelled");
@@ -98,7 +102,7 @@ async fn silver_waits_for_its_sleeping_worker_and_then_runs() {
     let accepted = rig.jobs.submit(wish(1, "large")).await.expect("taken");
     let because = accepted.job.state().because();
     assert_eq!((accepted.job.state().kind(), because.reason), (Kind::Waiting, Why::WORKER_ASLEEP));
-    let explanation = rig.jobs.explain(&accepted.job);
+    let explanation = rig.jobs.explain(&accepted.job).await.expect("readable");
     assert!(explanation.decision.contains("x99"), "{explanation:?}");
     rig.engines.contact("x99", Contact::Connected);
     rig.engines.script(vec![Step::Say("awake", "{}"), Step::Done]);
@@ -287,12 +291,117 @@ async fn nothing_goes_where_the_site_has_no_place_for_it() {
         Ok(spec) => panic!("{spec:?}"),
     };
     assert!(refused(wish(1, "nowhere")).contains("nowhere"));
-    let gold = Submission { tier: Some(homelab_domain::site::Tier::Gold), ..wish(1, "") };
+    let gold = Submission { tier: Some(Tier::Gold), ..wish(1, "") };
     assert!(refused(gold).contains("gold"));
-    let bronze_only =
-        Submission { tiers_allowed: vec![homelab_domain::site::Tier::Bronze], ..wish(1, "large") };
+    let bronze_only = Submission { tiers_allowed: vec![Tier::Bronze], ..wish(1, "large") };
     assert!(matches!(rig.jobs.check(bronze_only), Err(Refused::TierNotAllowed(_))));
     assert_eq!(rig.jobs.check(wish(1, "")).expect("the default").model.as_str(), "small");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_sleeps_stands_in_nobodys_way() {
+    let rig = Rig::new().await;
+    for number in 10..20 {
+        rig.jobs.submit(wish(number, "large")).await.expect("taken");
+    }
+    rig.engines.script(vec![Step::Say("now", "{}"), Step::Done]);
+    let accepted = rig.jobs.submit(wish(1, "small")).await.expect("taken");
+    assert_eq!(accepted.job.state().kind(), Kind::Assigned, "it went straight to its worker");
+    assert_eq!(text(accepted.follower).await.0, "now");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_submits_many_stands_behind_one_who_submits_one() {
+    let rig = Rig::new().await;
+    rig.engines.contact("cw-nas", Contact::Unreachable);
+    for number in 1..=20 {
+        rig.jobs.submit(wish(number, "small")).await.expect("taken");
+    }
+    rig.clock.advance(Duration::from_secs(35));
+    let single = Submission { submitted_by: "key/other".to_owned(), ..wish(50, "small") };
+    let single = rig.jobs.submit(single).await.expect("taken").job;
+    rig.round().await;
+    assert_eq!(rig.jobs.plan().standing(single.id()).expect("it waits").position, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_runs_once_what_it_comes_after_has_succeeded() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![Step::Pause, Step::Say("first", "{}"), Step::Done]);
+    let first = rig.jobs.submit(wish(1, "small")).await.expect("taken").job.id();
+    let after = |number, of: JobId| {
+        let terms = Terms { after: vec![of], ..Terms::default() };
+        Submission { terms, ..wish(number, "small") }
+    };
+    let second = rig.jobs.submit(after(2, first)).await.expect("taken");
+    rig.round().await;
+    let waits = rig.until(second.job.id(), Kind::Waiting).await;
+    assert_eq!(waits.state().because().reason, Why::WAITS_FOR_DEPENDENCY);
+    let explained = rig.jobs.explain(&waits).await.expect("readable");
+    assert!(explained.reasons[0].contains("it comes after job"), "{explained:?}");
+    rig.engines.script(vec![Step::Say("second", "{}"), Step::Done]);
+    rig.engines.go_on();
+    rig.until(first, Kind::Succeeded).await;
+    rig.round().await;
+    assert_eq!(text(second.follower).await.0, "second");
+    let unknown = rig.jobs.submit(after(3, Uuid::from_u128(99).into())).await;
+    let unknown = unknown.expect_err("there is none").to_string();
+    assert!(unknown.contains("there is no job"), "{unknown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_after_a_cancelled_job_fails_with_its_reason() {
+    let rig = Rig::new().await;
+    let first = rig.jobs.submit(wish(1, "large")).await.expect("taken").job.id();
+    let terms = Terms { after: vec![first], ..Terms::default() };
+    let second = rig.jobs.submit(Submission { terms, ..wish(2, "small") }).await.expect("taken");
+    rig.jobs.cancel(first, "jan").await.expect("cancelled");
+    rig.round().await;
+    let (_, job) = text(second.follower).await;
+    let JobState::Failed { failure, .. } = job.state() else { panic!("{job:?}") };
+    assert_eq!(failure.reason, Why::DEPENDENCY_FAILED);
+    assert!(failure.message.contains("cancelled"), "{}", failure.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_takes_nothing_more_and_what_runs_does_not_count() {
+    let limits = QueueLimits { jobs_max: 3, caller_jobs_max: 2, ..crate::config::QUEUE };
+    let rig = Rig::with_limits(limits).await;
+    let of = |caller: &str, number, model| Submission {
+        submitted_by: caller.to_owned(),
+        ..wish(number, model)
+    };
+    rig.engines.script(vec![Step::Hang]);
+    rig.jobs.submit(of("key/a", 1, "small")).await.expect("runs");
+    rig.jobs.submit(of("key/a", 2, "large")).await.expect("waits");
+    rig.jobs.submit(of("key/a", 3, "large")).await.expect("waits");
+    let refused = rig.jobs.submit(of("key/a", 4, "large")).await.expect_err("two wait");
+    assert!(refused.to_string().contains("2 jobs of key/a wait already"), "{refused}");
+    // The same call again is no new job.
+    assert!(rig.jobs.submit(of("key/a", 3, "large")).await.expect("known").repeated);
+    rig.jobs.submit(of("key/b", 5, "large")).await.expect("waits");
+    let refused = rig.jobs.submit(of("key/b", 6, "large")).await.expect_err("three wait");
+    assert!(refused.to_string().contains("the queue holds 3"), "{refused}");
+    rig.jobs.cancel(Uuid::from_u128(2).into(), "jan").await.expect("cancelled");
+    rig.jobs.submit(of("key/b", 6, "large")).await.expect("there is room again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forecast_says_what_each_queue_waits_for() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![Step::Hang]);
+    rig.jobs.submit(wish(1, "small")).await.expect("runs");
+    let terms = Terms { class: JobClass::Batch, ..Terms::default() };
+    rig.jobs.submit(Submission { terms, ..wish(2, "large") }).await.expect("waits");
+    rig.jobs.submit(wish(3, "large")).await.expect("waits");
+    let queues = rig.jobs.forecast().await.expect("readable");
+    let [bronze, silver] = queues.as_slice() else { panic!("{queues:?}") };
+    assert_eq!((bronze.running, bronze.slots, bronze.queued.jobs()), (1, 2, 0));
+    assert_eq!((silver.queued.interactive, silver.queued.batch), (1, 1));
+    assert_eq!(silver.wake.as_ref().map(HostName::as_str), Some("x99"));
+    assert_eq!(silver.decision, "they wait for x99 to wake");
+    assert_eq!(silver.next, Some(Uuid::from_u128(2).into()));
+    assert_eq!(silver.expected_wait, None, "nothing is known of it yet");
 }
 
 impl Rig {

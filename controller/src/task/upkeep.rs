@@ -80,9 +80,10 @@ impl BackgroundTask for Upkeep {
 
 impl Upkeep {
     async fn batch(&self) -> Result<Dropped, StoreError> {
-        let cut = self.rules.at(self.clock.now());
+        let now = self.clock.now();
+        let cut = self.rules.at(now);
         let mut tx = self.store.begin().await?;
-        let jobs = tx.jobs().prune(cut.jobs, BATCH_MAX).await?;
+        let jobs = tx.jobs().prune(cut.jobs, now, BATCH_MAX).await?;
         let runs = tx.runs().prune(cut.runs, BATCH_MAX).await?;
         let certificates = tx.certificates().prune(cut.certificates, BATCH_MAX).await?;
         let tokens = tx.tokens().prune(cut.tokens, BATCH_MAX).await?;

@@ -22,7 +22,7 @@ pub use noun::{
     audit::{Audit, AuditEntry, AuditFault, AuditOutcome, AuditWalk, NewAuditEntry},
     certificates::{Certificate, Certificates, DenyList, NewCertificate, Revocation, Revoke},
     hosts::{HostRecord, Hosts},
-    jobs::{Claim, JobCounts, JobFilter, Jobs, Piece, QueueLimits, Submitted, Swept, Waiting},
+    jobs::{Claim, JobCounts, JobFilter, Jobs, Piece, Submitted, Swept, UnmetNeed},
     leadership::{Leader, Leadership, Tenure},
     power::{EnergyDay, JobEnergy, Kept, PowerBook, PowerRecord},
     requests::{Remembered, Requests},

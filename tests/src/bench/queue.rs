@@ -15,10 +15,10 @@ use homelab_common::{
 };
 use homelab_domain::{
     ids::{HostName, ModelName},
-    job::{JobRequest, JobSpec, Outcome, Priority, Record, RequestForm, Usage},
+    job::{JobRequest, JobSpec, Outcome, Priority, Record, RequestForm, Terms, Usage},
     site::Tier,
 };
-use homelab_store::{Claim, QueueLimits, Store, StoreUrl, Submitted, open};
+use homelab_store::{Claim, Store, StoreUrl, Submitted, open};
 
 use super::{
     Scale,
@@ -31,9 +31,6 @@ use crate::{
     demo::Story,
     postgres::{Cluster, PASSWORD, USER, run as run_program},
 };
-
-/// The queue is as long as the measurement needs.
-const PLENTY: QueueLimits = QueueLimits { jobs_max: u64::MAX >> 1, bytes_max: u64::MAX >> 1 };
 
 /// Transactions that are committed for each job.
 const COMMITS_A_JOB: f64 = 3.0;
@@ -153,7 +150,7 @@ async fn work(store: &dyn Store, each: u32, began: Instant) -> anyhow::Result<u3
             return Ok(done);
         }
         let mut tx = store.begin().await?;
-        let submitted = tx.jobs().submit(&job()?, PLENTY).await?;
+        let submitted = tx.jobs().submit(&job()?).await?;
         tx.commit().await?;
         ensure!(matches!(submitted, Submitted::New(_)), "a job was not taken: {submitted:?}");
         claim_and_finish(store, &claim).await?;
@@ -189,6 +186,8 @@ fn job() -> anyhow::Result<JobSpec> {
         tokens_max: Some(64),
         record: Record::Full,
         title: "what is the time".to_owned(),
+        terms: Terms::default(),
+        own_ahead: 0,
         request: JobRequest {
             form: RequestForm::OpenaiChat,
             bytes: br#"{"model":"tiny","messages":[{"role":"user","content":"what is the time"}]}"#

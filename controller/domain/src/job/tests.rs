@@ -23,6 +23,8 @@ pub(crate) fn spec() -> JobSpec {
         tokens_max: None,
         record: Record::Full,
         title: "secret title".to_owned(),
+        terms: Terms::default(),
+        own_ahead: 0,
         request: JobRequest { form: RequestForm::Chat, bytes: b"secret prompt".to_vec() },
     }
 }

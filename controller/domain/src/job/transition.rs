@@ -159,6 +159,17 @@ impl Job {
         Ok(self.broke_off(failure, Usage::default(), now))
     }
 
+    /// It can never run: what it was to come after did not succeed.
+    pub fn give_up(self, because: Because, now: Timestamp) -> Result<Self, InvalidTransition> {
+        if !self.state().kind().is_pending() {
+            return Err(self.refuse("be given up", "it is not in the queue"));
+        }
+        let end = self.end_at(now);
+        let Because { reason, message } = because;
+        let failure = Failure { reason, message, retryable: false };
+        Ok(self.into(JobState::Failed { end, failure, usage: Usage::default() }))
+    }
+
     /// Nobody wants it any more. A worker that has it must be told to stop.
     pub fn cancel(self, by: &str, now: Timestamp) -> Result<Self, InvalidTransition> {
         if self.state().kind().is_final() {
@@ -194,6 +205,9 @@ impl Job {
         }
         self.0.attempts.limit = self.0.attempts.given.saturating_add(ATTEMPTS_MAX);
         self.0.spec.deadline = self.0.spec.deadline.filter(|deadline| *deadline > now);
+        let terms = &mut self.0.spec.terms;
+        terms.latest_start = terms.latest_start.filter(|latest| *latest > now);
+        self.0.spec.own_ahead = 0;
         self.0.enqueued_at = now;
         let because = Because::new(Reason::RETRIED, format!("{by} asked for it again"));
         Ok(self.into(JobState::Queued { because }))

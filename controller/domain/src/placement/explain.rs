@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Placement, WorkerView, place};
+use super::{Need, Placement, Step, WorkerView, place, queue::after};
 use crate::{
     job::{Job, JobState},
     site::{ExpectedPower, Site},
@@ -37,7 +37,8 @@ pub struct Explanation {
     pub expected_wait: Option<Duration>,
 }
 
-/// Explains where a job stands and what will be done with it now.
+/// Explains where a job stands and what will be done with it now. `needs` are those jobs that it comes
+/// after and that have not succeeded.
 #[must_use]
 pub fn explain(
     now: Timestamp,
@@ -45,6 +46,7 @@ pub fn explain(
     workers: &[WorkerView],
     site: &Site,
     queue: QueueView,
+    needs: &[Need],
 ) -> Explanation {
     let destinations = destinations(job, site);
     if !job.state().kind().is_pending() {
@@ -56,11 +58,20 @@ pub fn explain(
             expected_wait: None,
         };
     }
-    let placement = place(now, job, workers, site);
+    let placement = if needs.is_empty() {
+        place(now, job, workers, site)
+    } else {
+        match after(needs) {
+            Step::Wait(hold) => Placement::Wait { because: hold.because.clone(), wake: None },
+            Step::GiveUp(because) => Placement::Refuse { because: vec![because] },
+            Step::Run { worker, because } => Placement::Run { worker, because },
+        }
+    };
     let slots: u32 = workers
         .iter()
         .filter(|worker| worker.tier == job.spec().tier)
-        .map(|worker| worker.slots)
+        .filter_map(|worker| worker.model(&job.spec().model))
+        .map(|model| model.slots)
         .sum();
     let (decision, because, expected_wait) = match placement {
         Placement::Run { worker, because } => {

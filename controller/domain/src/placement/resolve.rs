@@ -2,6 +2,7 @@
 
 use crate::{
     ids::ModelName,
+    job::JobClass,
     reason::{Because, Reason},
     site::{Site, Tier, TierConfig},
 };
@@ -37,6 +38,26 @@ pub fn resolve(
             .find_map(|config| in_tier(config, model)),
     };
     found.ok_or_else(|| nothing_found(site, model, tier))
+}
+
+/// The same for a job of a class. What a program asks by the way goes to bronze, when the caller may
+/// use it and it has a default model, rather than to a tier whose hosts sleep: a title for a
+/// conversation is not worth waking a host.
+pub fn resolve_for(
+    site: &Site,
+    model: Option<&ModelName>,
+    tier: Option<Tier>,
+    class: JobClass,
+    allowed: &[Tier],
+) -> Result<Resolved, Because> {
+    let found = resolve(site, model, tier)?;
+    if class != JobClass::Background || found.tier == Tier::Bronze || tier.is_some() {
+        return Ok(found);
+    }
+    let bronze = site.tier(Tier::Bronze).filter(|config| allowed.contains(&config.tier));
+    let instead =
+        bronze.and_then(|config| in_tier(config, model).or_else(|| in_tier(config, None)));
+    Ok(instead.unwrap_or(found))
 }
 
 fn in_tier(config: &TierConfig, model: Option<&ModelName>) -> Option<Resolved> {

@@ -10,7 +10,7 @@ use super::duration;
 #[derive(Clone, Debug, Subcommand)]
 pub enum JobCommand {
     /// Put a job into the queue and print its identifier.
-    Submit(AskArgs),
+    Submit(SubmitArgs),
     /// List jobs, newest first.
     List(JobListArgs),
     /// Show one job with its states and answer.
@@ -69,6 +69,50 @@ pub struct AskArgs {
     /// Keep only figures of the job, not its text.
     #[arg(long)]
     pub private: bool,
+}
+
+/// `labctl job submit`.
+#[derive(Clone, Debug, Args)]
+pub struct SubmitArgs {
+    /// What to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Who waits for it.
+    #[arg(long, value_enum, default_value = "batch")]
+    pub class: ClassWord,
+    /// Run it only after this job has succeeded; may be given several times.
+    #[arg(long, value_name = "JOB")]
+    pub after: Vec<String>,
+    /// A word for rules; may be given several times.
+    #[arg(long = "tag", value_name = "WORD")]
+    pub tags: Vec<String>,
+    /// The conversation that it belongs to.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub chat: String,
+    /// Begin within this time, and wake a host for it if need be.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub start_within: Option<Duration>,
+    /// Forget it so long after its end, instead of when others are forgotten.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub keep_for: Option<Duration>,
+}
+
+/// Who waits for a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClassWord {
+    /// Somebody: a sleeping host is woken for it.
+    Interactive,
+    /// Nobody: a host is woken once enough has gathered.
+    Batch,
+    /// A program asks by the way: nothing is woken or loaded for it.
+    Background,
+}
+
+/// `labctl ai …`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum AiCommand {
+    /// Say what will be done with everything that waits, and why.
+    Plan,
 }
 
 /// Tiers.

@@ -6,16 +6,17 @@ use homelab_common::exit::Exit;
 use homelab_proto::{
     controller::v1::{
         CancelJobRequest, CancelJobResponse, ExplainJobRequest, ExplainJobResponse, GetJobRequest,
-        GetJobResponse, Job, JobExplanation, JobRecord, JobState, ListJobsRequest,
-        ListJobsResponse, RetryJobRequest, RetryJobResponse, SubmitJobRequest, SubmitJobResponse,
-        Tier, WatchJobRequest, WatchJobResponse, watch_job_response::Event,
+        GetJobResponse, Job, JobClass, JobExplanation, JobRecord, JobState, ListJobsRequest,
+        ListJobsResponse, PlanJobsRequest, PlanJobsResponse, QueuePlan, RetryJobRequest,
+        RetryJobResponse, SubmitJobRequest, SubmitJobResponse, Tier, WatchJobRequest,
+        WatchJobResponse, watch_job_response::Event,
     },
     inference::v1::{ChatMessage, ChatRole},
 };
 use jiff::Timestamp;
 
 use crate::{
-    args::{AskArgs, JobCommand, JobListArgs, TierWord},
+    args::{AskArgs, ClassWord, JobCommand, JobListArgs, SubmitArgs, TierWord},
     call,
     failure::Failure,
     lab::Lab,
@@ -34,7 +35,13 @@ const HEAD: [&str; 7] = ["job", "state", "tier", "model", "submitted", "worker",
 pub async fn run(lab: &Lab, command: JobCommand) -> Result<Exit, Failure> {
     match command {
         JobCommand::Submit(args) => {
-            let answer = submit(lab, args).await?;
+            let request = on_terms(lab.now(), &args, request(lab, &args.ask)?);
+            let answer: SubmitJobResponse =
+                lab.call("submit a job", call::SUBMIT_JOB, request).await?;
+            if lab.global.dry_run && !lab.for_programs() {
+                output::write(&explanation(answer.explanation.as_ref()))?;
+                return Ok(Exit::Ok);
+            }
             lab.print(call::SUBMIT_JOB, &answer, || rows(lab.now(), answer.job.as_slice()))?;
             Ok(Exit::Ok)
         }
@@ -64,7 +71,8 @@ pub async fn run(lab: &Lab, command: JobCommand) -> Result<Exit, Failure> {
 /// # Errors
 /// As the calls behind it.
 pub async fn ask(lab: &Lab, args: AskArgs) -> Result<Exit, Failure> {
-    let answer = submit(lab, args).await?;
+    let request = request(lab, &args)?;
+    let answer: SubmitJobResponse = lab.call("submit a job", call::SUBMIT_JOB, request).await?;
     let Some(job) = &answer.job else {
         return Err(Failure::new(Exit::Unknown, "submit a job: the answer names no job")
             .next("labctl job list"));
@@ -76,20 +84,74 @@ pub async fn ask(lab: &Lab, args: AskArgs) -> Result<Exit, Failure> {
     follow(lab, &job.job_id).await
 }
 
-async fn submit(lab: &Lab, args: AskArgs) -> Result<SubmitJobResponse, Failure> {
-    let request = SubmitJobRequest {
+/// Says what will be done with everything that waits.
+///
+/// # Errors
+/// As the call behind it.
+pub async fn plan(lab: &Lab) -> Result<Exit, Failure> {
+    let answer: PlanJobsResponse =
+        lab.call("plan the jobs", call::PLAN_JOBS, PlanJobsRequest {}).await?;
+    lab.print(call::PLAN_JOBS, &answer, || plan_rows(&answer.queues))?;
+    Ok(Exit::Ok)
+}
+
+fn plan_rows(queues: &[QueuePlan]) -> Rows {
+    let head = ["model", "tier", "waiting", "running", "slots", "next in", "done in", "decision"];
+    let mut rows = Rows::new(&head, "No job waits or runs: labctl ask 'hello'");
+    for queue in queues {
+        let why = queue.reasons.first().map(|why| format!(": {why}")).unwrap_or_default();
+        let waiting = match queue.interactive {
+            0 => queue.waiting.to_string(),
+            waited_for => format!("{} ({waited_for} awaited)", queue.waiting),
+        };
+        rows.push(
+            &queue.model,
+            [
+                queue.model.clone(),
+                word(queue.tier().as_str_name(), "TIER"),
+                waiting,
+                queue.running.to_string(),
+                queue.slots.to_string(),
+                output::span(queue.expected_wait),
+                output::span(queue.expected_end),
+                format!("{}{why}", queue.decision),
+            ],
+        );
+    }
+    rows
+}
+
+/// What only `job submit` can say.
+fn on_terms(now: Timestamp, args: &SubmitArgs, request: SubmitJobRequest) -> SubmitJobRequest {
+    let class = match args.class {
+        ClassWord::Interactive => JobClass::Interactive,
+        ClassWord::Batch => JobClass::Batch,
+        ClassWord::Background => JobClass::Background,
+    };
+    SubmitJobRequest {
+        class: class.into(),
+        chat: args.chat.clone(),
+        tags: args.tags.clone(),
+        latest_start: args.start_within.and_then(|within| deadline(now, within)),
+        after: args.after.clone(),
+        kept_for: args.keep_for.and_then(|time| time.try_into().ok()),
+        ..request
+    }
+}
+
+fn request(lab: &Lab, args: &AskArgs) -> Result<SubmitJobRequest, Failure> {
+    Ok(SubmitJobRequest {
         request_id: lab.request_id(),
         validate_only: lab.global.dry_run,
         model: args.model.clone(),
         tier: tier(args.tier).into(),
-        messages: messages(&args)?,
+        messages: messages(args)?,
         priority: args.priority,
         deadline: args.within.and_then(|within| deadline(lab.now(), within)),
         tokens_max: args.tokens_max,
         record: if args.private { JobRecord::Metadata } else { JobRecord::Full }.into(),
         ..SubmitJobRequest::default()
-    };
-    lab.call("submit a job", call::SUBMIT_JOB, request).await
+    })
 }
 
 /// Follows a job: its text to standard output, its states to standard error.

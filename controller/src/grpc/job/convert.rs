@@ -1,8 +1,12 @@
 //! Jobs between the wire and the queue.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use homelab_domain::{
-    job::{Job, JobEvent, JobRequest, JobState, JobStateKind, Record, RequestForm},
+    job::{
+        Job, JobClass, JobEvent, JobRequest, JobState, JobStateKind, Record, RequestForm, Terms,
+    },
     placement::Explanation,
     site::Tier,
 };
@@ -17,6 +21,7 @@ use crate::{
     job::{
         convert::{request_from_messages, usage_to_proto},
         engines::{Contact, WorkerSeen},
+        forecast::QueueForecast,
         models::TierModel,
         submission::Submission,
     },
@@ -41,6 +46,7 @@ pub(super) fn submission(
         .map(|at| node::from_proto(at).ok_or_else(|| invalid("deadline", "it is no moment")));
     let deadline = deadline.transpose()?;
     let id = request.request_id.parse().map_err(|error| invalid("request_id", error))?;
+    let terms = terms(&request)?;
     let (title, asked) = what(request.messages, request.openai_request)?;
     Ok(Submission {
         id,
@@ -53,8 +59,62 @@ pub(super) fn submission(
         deadline,
         tokens_max: request.tokens_max,
         record,
+        terms,
         submitted_by: caller,
     })
+}
+
+fn terms(request: &pb::SubmitJobRequest) -> Result<Terms, Status> {
+    let class = match pb::JobClass::try_from(request.class) {
+        Ok(pb::JobClass::Unspecified | pb::JobClass::Interactive) => JobClass::Interactive,
+        Ok(pb::JobClass::Batch) => JobClass::Batch,
+        Ok(pb::JobClass::Background) => JobClass::Background,
+        Err(error) => return Err(invalid("class", error)),
+    };
+    let latest_start = request
+        .latest_start
+        .as_ref()
+        .map(|at| node::from_proto(at).ok_or_else(|| invalid("latest_start", "it is no moment")));
+    let kept_for = request.kept_for.map(|time| {
+        Duration::try_from(time).map_err(|_| invalid("kept_for", "it is no span of time"))
+    });
+    let after = request.after.iter().map(|id| id.parse().map_err(|error| invalid("after", error)));
+    Ok(Terms {
+        class,
+        chat: Some(request.chat.clone()).filter(|chat| !chat.is_empty()),
+        tags: request.tags.clone(),
+        latest_start: latest_start.transpose()?,
+        after: after.collect::<Result<_, _>>()?,
+        kept_for: kept_for.transpose()?,
+    })
+}
+
+/// What will be done with one queue.
+pub(super) fn queue_plan(forecast: QueueForecast) -> pb::QueuePlan {
+    let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+    let span = |span: Option<Duration>| span.and_then(|span| span.try_into().ok());
+    pb::QueuePlan {
+        tier: tier(forecast.tier).into(),
+        model: forecast.model.to_string(),
+        waiting: narrow(forecast.queued.jobs()),
+        interactive: narrow(forecast.queued.interactive),
+        running: forecast.running,
+        slots: forecast.slots,
+        decision: forecast.decision,
+        reasons: forecast.reasons,
+        wake: forecast.wake.map(|host| host.to_string()).unwrap_or_default(),
+        expected_wait: span(forecast.expected_wait),
+        expected_end: span(forecast.expected_end),
+        next_job_id: forecast.next.map(|id| id.to_string()).unwrap_or_default(),
+    }
+}
+
+const fn class(class: JobClass) -> pb::JobClass {
+    match class {
+        JobClass::Interactive => pb::JobClass::Interactive,
+        JobClass::Batch => pb::JobClass::Batch,
+        JobClass::Background => pb::JobClass::Background,
+    }
 }
 
 fn what(
@@ -105,6 +165,7 @@ pub(super) fn states(request: &pb::ListJobsRequest) -> Result<Vec<JobStateKind>,
 /// A job as it stands, without its answer.
 pub(crate) fn job(job: &Job) -> pb::Job {
     let spec = job.spec();
+    let terms = &spec.terms;
     let because = job.state().because();
     let end = job.state().end();
     let started_at = match job.state() {
@@ -140,6 +201,12 @@ pub(crate) fn job(job: &Job) -> pb::Job {
         }),
         answer: String::new(),
         title: spec.title.clone(),
+        class: class(terms.class).into(),
+        chat: terms.chat.clone().unwrap_or_default(),
+        tags: terms.tags.clone(),
+        latest_start: terms.latest_start.map(node::to_proto),
+        after: terms.after.iter().map(ToString::to_string).collect(),
+        kept_for: terms.kept_for.and_then(|time| time.try_into().ok()),
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use homelab_common::{chance, error_chain::Chain};
 use homelab_domain::{
     ids::JobId,
-    job::{JobRequest, Record, RequestForm},
+    job::{JobClass, JobRequest, Record, RequestForm, Terms},
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ring::digest;
@@ -116,8 +116,14 @@ fn submission(
         deadline: None,
         tokens_max: None,
         record,
+        terms: terms(caller),
         submitted_by: submitted_by(key),
     })
+}
+
+fn terms(caller: &Caller) -> Terms {
+    let class = if caller.is_background { JobClass::Background } else { JobClass::Interactive };
+    Terms { class, chat: caller.chat.clone(), ..Terms::default() }
 }
 
 /// As jobs name who asked.
@@ -187,7 +193,7 @@ pub(super) fn refused(error: SubmitError) -> ApiError {
     match error {
         SubmitError::Refused(refused) => outcome::of_refusal(&refused),
         SubmitError::OtherRequest(_) => other_request(),
-        SubmitError::Full { .. } => ApiError::too_many(error.to_string(), FULL_RETRY),
+        SubmitError::Full(_) => ApiError::too_many(error.to_string(), FULL_RETRY),
         SubmitError::Store(source) => store_failed(&source),
     }
 }

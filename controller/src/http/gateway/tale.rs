@@ -9,7 +9,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::stream;
 use homelab_common::error_chain::Chain;
-use homelab_domain::job::{Job, JobEvent, JobParts, JobRequest, JobSpec, JobState};
+use homelab_domain::job::{Job, JobEvent, JobParts, JobState};
 use homelab_store::Piece;
 use http::{HeaderName, HeaderValue, header};
 use tokio::time::Instant;
@@ -216,7 +216,7 @@ impl Tale {
 
     fn ping(&mut self) {
         let plan = self.client.jobs().plan();
-        match plan.standing(self.job.id()).and_then(|standing| standing.because.first()) {
+        match plan.standing(self.job.id()).and_then(|standing| standing.hold.because.first()) {
             Some(because) if !self.text_shown => {
                 self.waiting(&because.message, because.reason.as_str());
             }
@@ -225,7 +225,7 @@ impl Tale {
     }
 
     fn waiting(&mut self, message: &str, reason: &str) {
-        let explained = self.client.jobs().explain(&self.job);
+        let explained = self.client.jobs().explain_from_memory(&self.job);
         let position = explained.position.unwrap_or(1);
         let tier = self.job.spec().tier;
         let mut words = format!("queued position={position} tier={tier} reason={reason}");
@@ -252,20 +252,7 @@ impl Tale {
 /// A request may be 16 MiB, and a tale may wait for hours.
 fn without_text(job: &Job) -> Job {
     let parts = job.parts();
-    let form = parts.spec.request.form;
-    let spec = JobSpec {
-        id: parts.spec.id,
-        model: parts.spec.model.clone(),
-        tier: parts.spec.tier,
-        priority: parts.spec.priority,
-        submitted_by: parts.spec.submitted_by.clone(),
-        submitted_at: parts.spec.submitted_at,
-        deadline: parts.spec.deadline,
-        tokens_max: parts.spec.tokens_max,
-        record: parts.spec.record,
-        title: String::new(),
-        request: JobRequest { form, bytes: Vec::new() },
-    };
+    let spec = parts.spec.without_text();
     let bare = Job::submit(spec.clone());
     let state = match &parts.state {
         JobState::Queued { .. } | JobState::Waiting { .. } => parts.state.clone(),

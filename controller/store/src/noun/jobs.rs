@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use homelab_domain::{
     ids::{HostName, JobId, ModelName},
     job::{Job, JobEvent, JobSpec, JobStateKind, Lease, Outcome},
+    queue::Pending,
     reason::Because,
     site::Tier,
     upkeep::Cutoff,
@@ -28,26 +29,19 @@ pub enum Submitted {
     New(Job),
     /// The same call came before; here is its job as it stands now.
     Existing(Job),
-    /// The queue holds as much as it may; nothing was kept.
-    Full(Waiting),
+    /// It was to come after this one, which is not there; nothing was kept.
+    NeedMissing(JobId),
 }
 
-/// How much may wait.
+/// A job in the queue comes after another that has not succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueueLimits {
-    /// So many jobs.
-    pub jobs_max: u64,
-    /// So many bytes of their requests.
-    pub bytes_max: u64,
-}
-
-/// How much waits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waiting {
-    /// So many jobs.
-    pub jobs: u64,
-    /// So many bytes of their requests.
-    pub bytes: u64,
+pub struct UnmetNeed {
+    /// Which waits.
+    pub job: JobId,
+    /// For which.
+    pub needs: JobId,
+    /// Where that one stands; none when it is not there any more.
+    pub state: Option<JobStateKind>,
 }
 
 /// What a worker with free slots can take.
@@ -122,14 +116,9 @@ pub struct Swept {
 /// request is left out (empty), for it may be 16 MiB.
 #[async_trait]
 pub trait Jobs: Send {
-    /// Puts a job into the queue, unless the same call came before or
-    /// as much waits as `limits` allow. Two calls at once may overshoot that by
-    /// one each. Into an empty queue any job goes.
-    async fn submit(
-        &mut self,
-        spec: &JobSpec,
-        limits: QueueLimits,
-    ) -> Result<Submitted, StoreError>;
+    /// Puts a job into the queue, unless the same call came before or a job that it is to come
+    /// after is not there. How much may wait is not asked here: whoever owns the queue knows.
+    async fn submit(&mut self, spec: &JobSpec) -> Result<Submitted, StoreError>;
 
     /// One job.
     async fn get(&mut self, id: JobId) -> Result<Option<Job>, StoreError>;
@@ -137,7 +126,7 @@ pub trait Jobs: Send {
     /// Gives queued or waiting jobs of the tier with one of the models to a worker,
     /// highest effective priority first. Jobs that another transaction is giving
     /// away are passed over, never waited for; those past their deadline are left
-    /// to the sweep.
+    /// to the sweep, and those that come after others to who plans.
     async fn claim(&mut self, claim: &Claim) -> Result<Vec<Job>, StoreError>;
 
     /// Gives one job to a worker. See [`Job::assign`]; of two that try, one is
@@ -204,8 +193,23 @@ pub trait Jobs: Send {
     /// has run out, at most `limit` of each.
     async fn sweep(&mut self, now: Timestamp, limit: u32) -> Result<Swept, StoreError>;
 
-    /// Queued and waiting jobs, highest effective priority first.
+    /// Queued and waiting jobs, highest effective priority first: the first `limit` of each model
+    /// of each tier, so that no queue hides another.
     async fn pending(&mut self, limit: u32) -> Result<Vec<Job>, StoreError>;
+
+    /// Everything that is queued or waiting, in no order.
+    async fn pending_all(&mut self) -> Result<Vec<Pending>, StoreError>;
+
+    /// What jobs in the queue still wait for of what they come after.
+    async fn unmet_needs(&mut self) -> Result<Vec<UnmetNeed>, StoreError>;
+
+    /// Gives up a job that can never run. See [`Job::give_up`].
+    async fn give_up(
+        &mut self,
+        id: JobId,
+        because: Because,
+        now: Timestamp,
+    ) -> Result<Job, JobError>;
 
     /// Assigned and running jobs: what a controller that has just started asks the
     /// workers about.
@@ -233,6 +237,6 @@ pub trait Jobs: Send {
     async fn counts(&mut self, since: Timestamp) -> Result<JobCounts, StoreError>;
 
     /// Drops jobs that have ended with all that belongs to them, oldest first, at most `limit`;
-    /// how many.
-    async fn prune(&mut self, cut: Cutoff, limit: u32) -> Result<u64, StoreError>;
+    /// how many. Those whose own time is up at `now` go too.
+    async fn prune(&mut self, cut: Cutoff, now: Timestamp, limit: u32) -> Result<u64, StoreError>;
 }

@@ -73,6 +73,11 @@ pub(super) fn span(value: Duration) -> Arg<'static> {
     Arg::Int(Some(i64::try_from(value.as_micros()).unwrap_or(i64::MAX)))
 }
 
+/// A span that may be missing.
+pub(super) fn maybe_span(value: Option<Duration>) -> Arg<'static> {
+    value.map_or(Arg::Int(None), span)
+}
+
 /// A number.
 pub(super) fn int(value: impl Into<i64>) -> Arg<'static> {
     Arg::Int(Some(value.into()))

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use homelab_domain::{
     ids::{HostName, JobId},
     job::{InvalidTransition, Job, JobEvent, JobSpec, JobStateKind, Lease, Outcome},
+    queue::Pending,
     reason::Because,
     upkeep::Cutoff,
 };
@@ -20,9 +21,7 @@ use super::{
 };
 use crate::{
     error::{JobError, StoreError},
-    noun::jobs::{
-        Claim, JobCounts, JobFilter, Jobs, Piece, QueueLimits, Submitted, Swept, Waiting,
-    },
+    noun::jobs::{Claim, JobCounts, JobFilter, Jobs, Piece, Submitted, Swept, UnmetNeed},
     page::{Cursor, Page, PageRequest},
 };
 
@@ -30,20 +29,20 @@ pub(super) struct InJobs<'c>(pub(super) &'c mut Conn);
 
 #[async_trait]
 impl Jobs for InJobs<'_> {
-    async fn submit(
-        &mut self,
-        spec: &JobSpec,
-        limits: QueueLimits,
-    ) -> Result<Submitted, StoreError> {
+    async fn submit(&mut self, spec: &JobSpec) -> Result<Submitted, StoreError> {
+        if let Some(missing) = self.missing_need(spec).await? {
+            // A call that comes again finds its job, whatever became of what it came after.
+            let known = self.get(spec.id).await?;
+            return Ok(known.map_or(Submitted::NeedMissing(missing), Submitted::Existing));
+        }
         let job = Job::submit(spec.clone());
-        if self.insert(&job, limits).await? {
+        if self.insert(&job).await? {
             return Ok(Submitted::New(job));
         }
-        // Rare enough that finding out why may cost another statement.
-        Ok(match self.get(spec.id).await? {
-            Some(known) => Submitted::Existing(known),
-            None => Submitted::Full(self.waiting().await?),
-        })
+        let known = self.get(spec.id).await?;
+        known
+            .map(Submitted::Existing)
+            .ok_or_else(|| StoreError::Conflict { what: format!("job {}", spec.id) })
     }
 
     async fn get(&mut self, id: JobId) -> Result<Option<Job>, StoreError> {
@@ -53,12 +52,12 @@ impl Jobs for InJobs<'_> {
     async fn claim(&mut self, claim: &Claim) -> Result<Vec<Job>, StoreError> {
         let sql = each(
             "SELECT jobs.*, job_requests.body FROM jobs LEFT JOIN job_requests ON job_id = id
-             WHERE state IN ('queued', 'waiting') AND tier = $1
+             WHERE state IN ('queued', 'waiting') AND tier = $1 AND needs IS NULL
              AND model IN (SELECT value FROM json_each($2))
              AND (deadline IS NULL OR deadline > $3)
              ORDER BY queue_key, id LIMIT $4",
             "SELECT jobs.*, job_requests.body FROM jobs LEFT JOIN job_requests ON job_id = id
-             WHERE state IN ('queued', 'waiting') AND tier = $1
+             WHERE state IN ('queued', 'waiting') AND tier = $1 AND needs IS NULL
              AND model = ANY($2) AND (deadline IS NULL OR deadline > $3)
              ORDER BY queue_key, id LIMIT $4 FOR UPDATE OF jobs SKIP LOCKED",
         );
@@ -185,11 +184,48 @@ impl Jobs for InJobs<'_> {
 
     async fn pending(&mut self, limit: u32) -> Result<Vec<Job>, StoreError> {
         let sql = both(
-            "SELECT * FROM jobs WHERE state IN ('queued', 'waiting')
-             ORDER BY queue_key, id LIMIT $1",
+            "SELECT * FROM (
+               SELECT jobs.*, ROW_NUMBER() OVER (
+                 PARTITION BY tier, model ORDER BY queue_key, id) AS place
+               FROM jobs WHERE state IN ('queued', 'waiting')) AS placed
+             WHERE place <= $1 ORDER BY queue_key, id",
         );
         let rows = self.0.rows("list pending jobs", sql, &[int(limit)]).await?;
         rows.iter().map(listed).collect()
+    }
+
+    async fn pending_all(&mut self) -> Result<Vec<Pending>, StoreError> {
+        let sql = both(
+            "SELECT id, tier, model, class, submitted_by, request_bytes FROM jobs
+             WHERE state IN ('queued', 'waiting')",
+        );
+        let rows = self.0.rows("count pending jobs", sql, &[]).await?;
+        rows.iter().map(rows::pending).collect()
+    }
+
+    async fn unmet_needs(&mut self) -> Result<Vec<UnmetNeed>, StoreError> {
+        let sql = each(
+            "SELECT p.id, need.value AS needs_id, n.state FROM jobs AS p
+             JOIN json_each(p.needs) AS need LEFT JOIN jobs AS n ON n.id = need.value
+             WHERE p.state IN ('queued', 'waiting') AND p.needs IS NOT NULL
+             AND (n.state IS NULL OR n.state <> 'succeeded') ORDER BY p.id, need.value",
+            "SELECT p.id, need.value AS needs_id, n.state FROM jobs AS p
+             CROSS JOIN LATERAL jsonb_array_elements_text(CAST(p.needs AS JSONB)) AS need (value)
+             LEFT JOIN jobs AS n ON n.id = need.value
+             WHERE p.state IN ('queued', 'waiting') AND p.needs IS NOT NULL
+             AND (n.state IS NULL OR n.state <> 'succeeded') ORDER BY p.id, need.value",
+        );
+        let rows = self.0.rows("find what jobs come after", sql, &[]).await?;
+        rows.iter().map(rows::unmet_need).collect()
+    }
+
+    async fn give_up(
+        &mut self,
+        id: JobId,
+        because: Because,
+        now: Timestamp,
+    ) -> Result<Job, JobError> {
+        self.change(id, now, |job| job.give_up(because, now)).await
     }
 
     async fn owned(&mut self) -> Result<Vec<Job>, StoreError> {
@@ -261,8 +297,10 @@ impl Jobs for InJobs<'_> {
         Ok(counts)
     }
 
-    async fn prune(&mut self, cut: Cutoff, limit: u32) -> Result<u64, StoreError> {
-        self.0.prune_jobs(cut, limit).await
+    async fn prune(&mut self, cut: Cutoff, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let dropped = self.0.prune_jobs_by_wish(now, limit).await?;
+        let left = limit.saturating_sub(u32::try_from(dropped).unwrap_or(limit));
+        Ok(dropped + self.0.prune_jobs(cut, left).await?)
     }
 }
 
@@ -329,19 +367,18 @@ impl InJobs<'_> {
         rows.iter().map(|row| row.of("jobs", "id").parsed("id")).collect()
     }
 
-    async fn waiting(&mut self) -> Result<Waiting, StoreError> {
+    /// The first of those that a job is to come after that is not there.
+    async fn missing_need(&mut self, spec: &JobSpec) -> Result<Option<JobId>, StoreError> {
+        let after = &spec.terms.after;
+        if after.is_empty() {
+            return Ok(None);
+        }
         let sql = each(
-            "SELECT COUNT(*) AS jobs, COALESCE(SUM(request_bytes), 0) AS bytes FROM jobs
-             WHERE state IN ('queued', 'waiting')",
-            // The sum of BIGINT is NUMERIC.
-            "SELECT COUNT(*) AS jobs, CAST(COALESCE(SUM(request_bytes), 0) AS BIGINT) AS bytes
-             FROM jobs WHERE state IN ('queued', 'waiting')",
+            "SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each($1))",
+            "SELECT id FROM jobs WHERE id = ANY($1)",
         );
-        let row = self.0.row("count pending jobs", sql, &[]).await?;
-        row.map_or(Ok(Waiting::default()), |row| {
-            let fields = row.of("jobs", "jobs");
-            Ok(Waiting { jobs: fields.u64("jobs")?, bytes: fields.u64("bytes")? })
-        })
+        let known = self.ids("look for what a job comes after", sql, &[texts(after)]).await?;
+        Ok(after.iter().copied().find(|id| !known.contains(id)))
     }
 
     async fn drop_pieces(&mut self, id: JobId) -> Result<(), StoreError> {

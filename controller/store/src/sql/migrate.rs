@@ -52,6 +52,12 @@ const STEPS: &[Step] = &[
         sqlite: include_str!("../../migrations/sqlite/0004_power.sql"),
         postgres: include_str!("../../migrations/postgres/0004_power.sql"),
     },
+    Step {
+        version: 7,
+        name: "queue",
+        sqlite: include_str!("../../migrations/sqlite/0007_queue.sql"),
+        postgres: include_str!("../../migrations/postgres/0007_queue.sql"),
+    },
 ];
 
 /// The newest schema that this version knows.

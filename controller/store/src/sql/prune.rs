@@ -22,6 +22,12 @@ const OLD_JOBS: Sql = both(
        ORDER BY finished_at, id LIMIT $4)",
 );
 
+/// Jobs that were to be kept for a shorter time than others.
+const JOBS_BY_WISH: Sql = both(
+    "DELETE FROM jobs WHERE id IN (
+       SELECT id FROM jobs WHERE drop_at <= $1 ORDER BY drop_at, id LIMIT $2)",
+);
+
 const FIRST_RUN_TOO_MANY: Sql = both(
     "SELECT id, started_at AS moment FROM runs
      ORDER BY started_at DESC, id DESC LIMIT 1 OFFSET $1",
@@ -54,6 +60,14 @@ const OLD_TOKENS: Sql = both(
 impl Conn {
     pub(super) async fn prune_jobs(&mut self, cut: Cutoff, limit: u32) -> Result<u64, StoreError> {
         self.prune("drop old jobs", FIRST_JOB_TOO_MANY, OLD_JOBS, cut, limit).await
+    }
+
+    pub(super) async fn prune_jobs_by_wish(
+        &mut self,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        self.run("drop jobs whose time is up", JOBS_BY_WISH, &[at(now), int(limit)]).await
     }
 
     pub(super) async fn prune_runs(&mut self, cut: Cutoff, limit: u32) -> Result<u64, StoreError> {

@@ -107,6 +107,10 @@ impl Fields<'_> {
         Ok(Duration::from_micros(self.u64(column)?))
     }
 
+    pub(super) fn maybe_span(&self, column: &'static str) -> Result<Option<Duration>, StoreError> {
+        Ok(self.maybe_u64(column)?.map(Duration::from_micros))
+    }
+
     pub(super) fn maybe_text(&self, column: &'static str) -> Result<Option<String>, StoreError> {
         self.row.text(column).map_err(|_| self.wrong(column))
     }

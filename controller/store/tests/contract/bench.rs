@@ -8,17 +8,14 @@ use std::{
 
 use homelab_domain::{
     ids::{BackupName, HostName, JobId, ModelName, RunId},
-    job::{Job, JobRequest, JobSpec, Priority, Record, RequestForm},
+    job::{Job, JobRequest, JobSpec, Priority, Record, RequestForm, Terms},
     run::{RunKind, RunSpec, RunTrigger},
     site::Tier,
 };
-use homelab_store::{Claim, QueueLimits, Store, StoreUrl, Submitted, open};
+use homelab_store::{Claim, Store, StoreUrl, Submitted, open};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::postgres::{Cluster, PASSWORD, USER};
-
-/// More than any test puts into the queue.
-pub(crate) const PLENTY: QueueLimits = QueueLimits { jobs_max: 1_000_000, bytes_max: 1 << 40 };
 
 /// A fresh store.
 pub(crate) struct Bench {
@@ -72,7 +69,7 @@ impl Bench {
     /// Puts a job into the queue and commits.
     pub(crate) async fn submit(&self, spec: JobSpec) -> Job {
         let mut tx = self.store.begin().await.unwrap();
-        let submitted = tx.jobs().submit(&spec, PLENTY).await.unwrap();
+        let submitted = tx.jobs().submit(&spec).await.unwrap();
         tx.commit().await.unwrap();
         match submitted {
             Submitted::New(job) => job,
@@ -130,6 +127,8 @@ pub(crate) fn job(id: u128) -> JobSpec {
         tokens_max: Some(64),
         record: Record::Full,
         title: "what is the time".to_owned(),
+        terms: Terms::default(),
+        own_ahead: 0,
         request: JobRequest {
             form: RequestForm::OpenaiChat,
             bytes: b"{\"model\":\"tiny\"}".to_vec(),

@@ -3,7 +3,7 @@
 use homelab_domain::ids::JobId;
 use homelab_store::{Copied, StoreError, StoreUrl, open};
 
-use crate::bench::{Bench, PLENTY, crash_image, job, uuid};
+use crate::bench::{Bench, crash_image, job, uuid};
 
 async fn has(url: &StoreUrl, id: JobId) -> bool {
     let store = open(url).await.unwrap();
@@ -18,7 +18,7 @@ pub(crate) async fn what_was_not_committed_is_gone(bench: &Bench) {
     let kept = bench.submit(job(1)).await.id();
     let mut tx = bench.store.begin().await.unwrap();
     let lost = job(2).id;
-    tx.jobs().submit(&job(2), PLENTY).await.unwrap();
+    tx.jobs().submit(&job(2)).await.unwrap();
     assert!(tx.jobs().get(lost).await.unwrap().is_some());
     if let StoreUrl::Sqlite(path) = &bench.url {
         // The process dies here: what lies on the disk now is all there is.
@@ -68,7 +68,7 @@ pub(crate) async fn a_reader_sees_one_moment(bench: &Bench) {
 
 pub(crate) async fn a_reader_cannot_write(bench: &Bench) {
     let mut reader = bench.store.read().await.unwrap();
-    assert!(reader.jobs().submit(&job(1), PLENTY).await.is_err());
+    assert!(reader.jobs().submit(&job(1)).await.is_err());
 }
 
 pub(crate) async fn a_second_opening_finds_everything(bench: &Bench) {
@@ -183,7 +183,7 @@ pub(crate) async fn a_copy_is_the_whole_store_as_of_one_moment(bench: &Bench) {
     let kept = bench.submit(job(1)).await.id();
     // A transaction that has not ended is no part of it, and does not hold it up.
     let mut tx = bench.store.begin().await.unwrap();
-    tx.jobs().submit(&job(2), PLENTY).await.unwrap();
+    tx.jobs().submit(&job(2)).await.unwrap();
     let copied = bench.store.copy_to(&place).await.unwrap();
     tx.commit().await.unwrap();
     if !bench.is_sqlite() {

@@ -1,16 +1,16 @@
 //! The queue.
 
+use std::time::Duration;
+
 use homelab_domain::{
-    ids::{JobId, ModelName},
-    job::{Job, JobStateKind, Outcome, Priority, Record, Usage},
+    ids::{HostName, JobId, ModelName},
+    job::{Job, JobClass, JobStateKind, Outcome, Priority, Record, Terms, Usage},
     reason::{Because, Failure, Reason},
     site::Tier,
 };
-use homelab_store::{
-    JobCounts, JobError, JobFilter, PageRequest, Piece, QueueLimits, Submitted, Waiting,
-};
+use homelab_store::{JobCounts, JobError, JobFilter, PageRequest, Piece, Submitted, UnmetNeed};
 
-use crate::bench::{Bench, PLENTY, at, claim, job, uuid};
+use crate::bench::{Bench, at, claim, job, uuid};
 
 fn piece(index: u32, content: &str) -> Piece {
     let openai_chunk = format!("{{\"n\":{index}}}").into_bytes();
@@ -51,26 +51,72 @@ async fn get(bench: &Bench, id: JobId) -> Job {
 pub(crate) async fn a_job_is_submitted_once_however_often_it_is_sent(bench: &Bench) {
     let first = bench.submit(job(1)).await;
     let mut tx = bench.store.begin().await.unwrap();
-    let again = tx.jobs().submit(&job(1), PLENTY).await.unwrap();
+    let again = tx.jobs().submit(&job(1)).await.unwrap();
     assert_eq!(again, Submitted::Existing(first));
     assert_eq!(tx.jobs().pending(10).await.unwrap().len(), 1);
 }
 
-pub(crate) async fn a_full_queue_takes_nothing(bench: &Bench) {
+pub(crate) async fn what_waits_is_listed_to_be_counted(bench: &Bench) {
     bench.submit(job(1)).await;
+    let mut other = job(2);
+    other.submitted_by = "jan".to_owned();
+    bench.submit(other).await;
+    // What runs or is over is not waiting.
+    bench.submit(job(3)).await;
+    bench.submit(job(4)).await;
     let mut tx = bench.store.begin().await.unwrap();
+    tx.jobs().cancel(uuid(3).into(), "ann", at(1)).await.unwrap();
+    let worker = HostName::try_new("cw-nas").unwrap();
+    tx.jobs().assign(uuid(4).into(), &worker, at(1), at(30)).await.unwrap();
+    let mut pending = tx.jobs().pending_all().await.unwrap();
+    pending.sort_by_key(|one| one.id);
     let bytes = job(1).request.bytes.len() as u64;
-    let full = Submitted::Full(Waiting { jobs: 1, bytes });
-    let limits = QueueLimits { jobs_max: 1, ..PLENTY };
-    assert_eq!(tx.jobs().submit(&job(2), limits).await.unwrap(), full);
-    let limits = QueueLimits { bytes_max: bytes * 2 - 1, ..PLENTY };
-    assert_eq!(tx.jobs().submit(&job(2), limits).await.unwrap(), full);
-    assert_eq!(tx.jobs().get(uuid(2).into()).await.unwrap(), None);
-    let limits = QueueLimits { jobs_max: 2, bytes_max: bytes * 2 };
-    assert!(matches!(tx.jobs().submit(&job(2), limits).await.unwrap(), Submitted::New(_)));
-    // What is over or runs is not waiting.
-    tx.jobs().cancel(uuid(1).into(), "ann", at(1)).await.unwrap();
-    assert!(matches!(tx.jobs().submit(&job(3), limits).await.unwrap(), Submitted::New(_)));
+    let callers: Vec<_> = pending.iter().map(|one| (one.caller.as_str(), one.bytes)).collect();
+    assert_eq!(callers, [(job(1).submitted_by.as_str(), bytes), ("jan", bytes)]);
+    assert_eq!((pending[0].tier, pending[0].model.as_str()), (Tier::Bronze, "tiny"));
+}
+
+pub(crate) async fn a_long_queue_hides_no_other(bench: &Bench) {
+    for id in 1..=4 {
+        bench.submit(job(id)).await;
+    }
+    let mut silver = job(5);
+    silver.tier = Tier::Silver;
+    silver.submitted_at = at(600);
+    bench.submit(silver).await;
+    let mut tx = bench.store.read().await.unwrap();
+    let pending = ids(&tx.jobs().pending(2).await.unwrap());
+    assert_eq!(pending, [uuid(1).into(), uuid(2).into(), uuid(5).into()]);
+}
+
+pub(crate) async fn a_job_comes_after_others_until_they_have_succeeded(bench: &Bench) {
+    let after = |id, needs: &[u128]| {
+        let mut spec = job(id);
+        spec.terms.after = needs.iter().map(|id| uuid(*id).into()).collect();
+        spec
+    };
+    bench.submit(job(1)).await;
+    bench.submit(job(2)).await;
+    let mut tx = bench.store.begin().await.unwrap();
+    let unknown = tx.jobs().submit(&after(3, &[1, 9])).await.unwrap();
+    assert_eq!(unknown, Submitted::NeedMissing(uuid(9).into()));
+    assert_eq!(tx.jobs().get(uuid(3).into()).await.unwrap(), None);
+    tx.rollback().await.unwrap();
+    bench.submit(after(3, &[1, 2])).await;
+    // Whoever claims by model alone does not know of it.
+    assert_eq!(ids(&bench.claim(&claim(1)).await), [uuid(1).into()]);
+    let unmet = async || bench.store.read().await.unwrap().jobs().unmet_needs().await.unwrap();
+    let need = |id, state| UnmetNeed { job: uuid(3).into(), needs: uuid(id).into(), state };
+    let (queued, assigned) = (Some(JobStateKind::Queued), Some(JobStateKind::Assigned));
+    assert_eq!(unmet().await, [need(1, assigned), need(2, queued)]);
+    finish(bench, uuid(1).into(), 1, done()).await;
+    assert_eq!(unmet().await, [need(2, queued)]);
+    let mut tx = bench.store.begin().await.unwrap();
+    let because = Because::new(Reason::DEPENDENCY_FAILED, "job 2 is cancelled");
+    let given_up = tx.jobs().give_up(uuid(3).into(), because, at(9)).await.unwrap();
+    assert_eq!(given_up.state().kind(), JobStateKind::Failed);
+    tx.commit().await.unwrap();
+    assert_eq!(unmet().await, []);
 }
 
 pub(crate) async fn the_most_urgent_job_goes_first_and_age_counts(bench: &Bench) {
@@ -116,6 +162,15 @@ pub(crate) async fn a_worker_gets_what_it_can_run_and_no_more_than_its_slots(ben
 pub(crate) async fn a_job_is_stored_as_it_was_sent(bench: &Bench) {
     let mut spec = job(1);
     spec.deadline = Some(at(60));
+    spec.own_ahead = 7;
+    spec.terms = Terms {
+        class: JobClass::Batch,
+        chat: Some("c-1".to_owned()),
+        tags: vec!["notes".to_owned(), "a \"b\"".to_owned()],
+        latest_start: Some(at(50)),
+        after: vec![],
+        kept_for: Some(Duration::from_secs(90)),
+    };
     spec.request.bytes = vec![0, 159, 146, 150, 255];
     spec.title = "ünï'code\"; DROP TABLE jobs; --".to_owned();
     let submitted = bench.submit(spec.clone()).await;

@@ -65,7 +65,9 @@ macro_rules! promises {
 promises! {
     jobs {
         a_job_is_submitted_once_however_often_it_is_sent,
-        a_full_queue_takes_nothing,
+        what_waits_is_listed_to_be_counted,
+        a_long_queue_hides_no_other,
+        a_job_comes_after_others_until_they_have_succeeded,
         the_most_urgent_job_goes_first_and_age_counts,
         a_worker_gets_what_it_can_run_and_no_more_than_its_slots,
         a_job_is_stored_as_it_was_sent,
@@ -147,6 +149,7 @@ promises! {
         old_days_and_boots_are_forgotten_and_open_boots_are_not,
     }
     upkeep {
+        a_job_is_dropped_sooner_when_that_was_asked_for,
         jobs_are_dropped_by_age_and_by_number_with_all_that_belongs_to_them,
         what_is_known_of_a_backup_is_never_dropped,
         certificates_and_tokens_are_dropped_after_their_end,

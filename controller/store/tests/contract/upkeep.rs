@@ -1,5 +1,7 @@
 //! What is over is dropped, and nothing else.
 
+use std::time::Duration;
+
 use homelab_domain::{
     identity::PeerKind,
     run::{RunOutcome, RunSpec},
@@ -33,7 +35,7 @@ async fn cancelled(bench: &Bench, id: u128, secs: i64) {
 
 async fn prune_jobs(bench: &Bench, cut: Cutoff, limit: u32) -> (u64, Vec<u128>) {
     let mut tx = bench.store.begin().await.unwrap();
-    let dropped = tx.jobs().prune(cut, limit).await.unwrap();
+    let dropped = tx.jobs().prune(cut, at(250), limit).await.unwrap();
     let mut left = Vec::new();
     for id in 1..=9 {
         if tx.jobs().get(uuid(id).into()).await.unwrap().is_some() {
@@ -42,6 +44,18 @@ async fn prune_jobs(bench: &Bench, cut: Cutoff, limit: u32) -> (u64, Vec<u128>) 
     }
     tx.commit().await.unwrap();
     (dropped, left)
+}
+
+pub(crate) async fn a_job_is_dropped_sooner_when_that_was_asked_for(bench: &Bench) {
+    for (id, secs) in [(1, 100), (2, 200)] {
+        let mut spec = job(id);
+        spec.terms.kept_for = Some(Duration::from_secs(secs));
+        bench.submit(spec).await;
+        let mut tx = bench.store.begin().await.unwrap();
+        tx.jobs().cancel(uuid(id).into(), "ann", at(100)).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    assert_eq!(prune_jobs(bench, older_than(0), 9).await, (1, vec![2]));
 }
 
 pub(crate) async fn jobs_are_dropped_by_age_and_by_number_with_all_that_belongs_to_them(

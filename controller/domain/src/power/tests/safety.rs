@@ -136,7 +136,7 @@ proptest! {
     fn it_never_sleeps_while_anything_speaks_against_it(
         jobs in prop_oneof![3 => Just(0_u64), 1 => 1..5_u64],
         requests in fact(prop_oneof![3 => Just(0_u64), 1 => 1..5_u64]),
-        idle in fact((0_u64..40).prop_map(|minutes| ago(minutes as u32 * MINUTE))),
+        idle in fact((0_u32..40).prop_map(|minutes| ago(minutes * MINUTE))),
         local in fact(rows()),
         open in fact(rows()),
         armed in fact(prop::bool::weighted(0.8)),

@@ -2,9 +2,10 @@
 
 use homelab_domain::{
     job::{
-        Attempts, End, Job, JobEvent, JobParts, JobRequest, JobSpec, JobState, JobStateKind, Lease,
-        Priority, Record, RequestForm, Usage,
+        Attempts, End, Job, JobClass, JobEvent, JobParts, JobRequest, JobSpec, JobState,
+        JobStateKind, Lease, Priority, Record, RequestForm, Terms, Usage,
     },
+    queue::Pending,
     reason::{Because, Failure},
     site::Tier,
 };
@@ -13,13 +14,13 @@ use jiff::Timestamp;
 use super::{
     super::{
         Sql,
-        args::{at, big, blob, int, maybe_at, maybe_int, maybe_text, text},
+        args::{at, big, blob, int, maybe_at, maybe_int, maybe_span, maybe_text, text},
         both, each,
         row::{Fields, Row},
     },
     InJobs,
 };
-use crate::{error::StoreError, noun::jobs::QueueLimits};
+use crate::{error::StoreError, noun::jobs::UnmetNeed};
 
 /// Jobs by their identifiers, with their text.
 pub(super) const COLUMNS_BY_ID: Sql = each(
@@ -30,24 +31,15 @@ pub(super) const COLUMNS_BY_ID: Sql = each(
 );
 
 impl InJobs<'_> {
-    /// Keeps a new job; false when there is one with that identifier, or when as much
-    /// waits as `limits` allow.
-    pub(super) async fn insert(
-        &mut self,
-        job: &Job,
-        limits: QueueLimits,
-    ) -> Result<bool, StoreError> {
-        // The sum of BIGINT is NUMERIC in PostgreSQL.
+    /// Keeps a new job; false when there is one with that identifier.
+    pub(super) async fn insert(&mut self, job: &Job) -> Result<bool, StoreError> {
         let sql = both(
-            "WITH pending AS (
-               SELECT COUNT(*) AS jobs, CAST(COALESCE(SUM(request_bytes), 0) AS BIGINT) AS bytes
-               FROM jobs WHERE state IN ('queued', 'waiting'))
-             INSERT INTO jobs (id, state, tier, model, priority, queue_key, submitted_by,
+            "INSERT INTO jobs (id, state, tier, model, priority, queue_key, submitted_by,
                submitted_at, enqueued_at, deadline, tokens_max, record, title, request_form,
-               attempt, attempts_limit, reason, message, pieces, request_bytes)
-             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-               $18, 0, CAST($19 AS BIGINT) FROM pending
-             WHERE jobs = 0 OR (jobs < $20 AND bytes + CAST($19 AS BIGINT) <= $21)
+               attempt, attempts_limit, reason, message, pieces, request_bytes,
+               class, chat, tags, latest_start, needs, kept_for, own_ahead)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+               $18, 0, $19, $20, $21, $22, $23, $24, $25, $26)
              ON CONFLICT (id) DO NOTHING",
         );
         let (spec, because) = (job.spec(), job.state().because());
@@ -71,8 +63,13 @@ impl InJobs<'_> {
             text(&because.reason),
             text(&because.message),
             big(spec.request.bytes.len() as u64),
-            big(limits.jobs_max),
-            big(limits.bytes_max),
+            text(spec.terms.class),
+            maybe_text(spec.terms.chat.as_ref()),
+            maybe_text(as_json(&spec.terms.tags)),
+            maybe_at(spec.terms.latest_start),
+            maybe_text(as_json(&spec.terms.after)),
+            maybe_span(spec.terms.kept_for),
+            int(spec.own_ahead),
         ];
         if self.0.run("keep a job", sql, &args).await? == 0 {
             return Ok(false);
@@ -90,11 +87,12 @@ impl InJobs<'_> {
             "UPDATE jobs SET state = $2, queue_key = $3, enqueued_at = $4, deadline = $5,
                attempt = $6, attempts_limit = $7, reason = $8, message = $9, cancelled_by = $10,
                worker = $11, lease_until = $12, started_at = $13, pieces = $14,
-               finished_at = $15, usage = $16
+               finished_at = $15, usage = $16, drop_at = $17, own_ahead = $18, latest_start = $19
              WHERE id = $1",
         );
         let event = job.event(now);
-        let state = job.state();
+        let (state, terms) = (job.state(), &job.spec().terms);
+        let ended_at = state.end().map(|end| end.at);
         let (started_at, pieces) = match (state, state.end()) {
             (JobState::Running { started_at, pieces, .. }, _) => (Some(*started_at), *pieces),
             (_, Some(end)) => (end.started_at, end.pieces),
@@ -122,8 +120,11 @@ impl InJobs<'_> {
             maybe_at(state.lease().map(|lease| lease.until)),
             maybe_at(started_at),
             int(pieces),
-            maybe_at(state.end().map(|end| end.at)),
+            maybe_at(ended_at),
             maybe_text(usage),
+            maybe_at(ended_at.zip(terms.kept_for).and_then(|(at, time)| at.checked_add(time).ok())),
+            int(job.spec().own_ahead),
+            maybe_at(terms.latest_start),
         ];
         self.0.run("keep the state of a job", sql, &args).await?;
         self.add_event(&event, job.id()).await?;
@@ -160,12 +161,63 @@ fn job_of(fields: &Fields<'_>, bytes: Vec<u8>) -> Result<Job, StoreError> {
         tokens_max: fields.maybe_u32("tokens_max")?,
         record: fields.word("record", Record::from_word)?,
         title: fields.text("title")?,
+        terms: terms_of(fields)?,
+        own_ahead: fields.u32("own_ahead")?,
         request: JobRequest { form: fields.word("request_form", RequestForm::from_word)?, bytes },
     };
     let attempts = Attempts { given: fields.u32("attempt")?, limit: fields.u32("attempts_limit")? };
     let state = state_of(fields, attempts.given)?;
     let parts = JobParts { spec, enqueued_at: fields.at("enqueued_at")?, attempts, state };
     Job::from_parts(parts).ok_or_else(|| fields.wrong("attempt"))
+}
+
+fn terms_of(fields: &Fields<'_>) -> Result<Terms, StoreError> {
+    let list = |column: &'static str| match fields.maybe_text(column)? {
+        Some(text) => serde_json::from_str::<Vec<String>>(&text).map_err(|_| fields.wrong(column)),
+        None => Ok(Vec::new()),
+    };
+    let after = list("needs")?;
+    let after = after.iter().map(|id| id.parse()).collect::<Result<_, _>>();
+    Ok(Terms {
+        class: fields.word("class", JobClass::from_word)?,
+        chat: fields.maybe_text("chat")?,
+        tags: list("tags")?,
+        latest_start: fields.maybe_at("latest_start")?,
+        after: after.map_err(|_| fields.wrong("needs"))?,
+        kept_for: fields.maybe_span("kept_for")?,
+    })
+}
+
+/// A list as JSON; none for an empty one.
+fn as_json(list: &[impl ToString]) -> Option<String> {
+    let texts: Vec<String> = list.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| serde_json::Value::from(texts).to_string())
+}
+
+/// A job in the queue, to be counted.
+pub(super) fn pending(row: &Row) -> Result<Pending, StoreError> {
+    let fields = row.of("jobs", "id");
+    Ok(Pending {
+        id: fields.parsed("id")?,
+        tier: fields.word("tier", Tier::from_word)?,
+        model: fields.parsed("model")?,
+        class: fields.word("class", JobClass::from_word)?,
+        caller: fields.text("submitted_by")?,
+        bytes: fields.u64("request_bytes")?,
+    })
+}
+
+/// What a job in the queue waits for.
+pub(super) fn unmet_need(row: &Row) -> Result<UnmetNeed, StoreError> {
+    let fields = row.of("jobs", "id");
+    let state = fields.maybe_text("state")?;
+    let state =
+        state.map(|word| JobStateKind::from_word(&word).ok_or_else(|| fields.wrong("state")));
+    Ok(UnmetNeed {
+        job: fields.parsed("id")?,
+        needs: fields.parsed("needs_id")?,
+        state: state.transpose()?,
+    })
 }
 
 fn state_of(fields: &Fields<'_>, attempt: u32) -> Result<JobState, StoreError> {
