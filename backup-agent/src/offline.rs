@@ -5,6 +5,7 @@
 //! need of the configuration is not loaded, so that a host with one repository's
 //! password can restore from it.
 
+mod private;
 mod retention;
 mod work;
 

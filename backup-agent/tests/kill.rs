@@ -196,6 +196,19 @@ async fn a_backup_killed_at_any_step_harms_nothing_and_the_next_one_goes_on() {
 }
 
 #[tokio::test]
+async fn what_a_killed_command_left_in_the_temporary_folder_is_gone_with_the_next() {
+    let host = Host::new();
+    let private = || {
+        let names = names_in(host.folder.path()).into_iter();
+        names.filter(|name| name.starts_with("homelab-backup-agent-")).count()
+    };
+    host.dies(&["backup", "etc"], "backup.source-open").await;
+    assert_eq!(private(), 1, "a killed command cannot clear up");
+    host.does(&["backup", "etc"]).await;
+    assert_eq!(private(), 0);
+}
+
+#[tokio::test]
 async fn a_spool_killed_at_any_step_of_draining_loses_nothing_and_stores_nothing_twice() {
     let host = Host::new();
     for step in steps("copy") {

@@ -1,18 +1,13 @@
 //! Commands that need a source or a drill target: an agent of their own does them, by
 //! the same code as the daemon's.
 
-use std::{
-    fs::{self, DirBuilder},
-    os::unix::fs::DirBuilderExt,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use homelab_common::{
     chance::SystemChance, clock::SystemClock, exec::SystemExec, lifecycle::Tasks,
 };
 
-use super::{OfflineError, find, find_snapshot, unknown};
+use super::{OfflineError, find, find_snapshot, private::PrivateFolder, unknown};
 use crate::{
     agent::{Agent, AgentError, CopyState, DrillRequest},
     app::{self, Deps},
@@ -151,7 +146,7 @@ fn unexpected(end: End) -> OfflineError {
 /// An agent with a private folder, which goes with it.
 struct Alone {
     agent: Agent,
-    folder: PathBuf,
+    _folder: PrivateFolder,
 }
 
 impl Alone {
@@ -173,9 +168,9 @@ impl Alone {
 
     fn new(config: &Config) -> Result<Self, OfflineError> {
         let run = RunId::generate(&SystemClock, &SystemChance);
-        let folder = std::env::temp_dir().join(format!("homelab-backup-agent-{run}"));
-        let made = DirBuilder::new().mode(0o700).create(&folder);
-        made.map_err(|source| OfflineError::Scratch { folder: folder.clone(), source })?;
+        let parent = std::env::temp_dir();
+        let folder = PrivateFolder::make(&parent, run)
+            .map_err(|source| OfflineError::Scratch { folder: parent, source })?;
         let deps = Deps {
             tasks: Tasks::default(),
             clock: Arc::new(SystemClock),
@@ -183,24 +178,7 @@ impl Alone {
             exec: Arc::new(SystemExec),
             log: None,
         };
-        match app::bare(config, &deps, &folder) {
-            Ok(agent) => Ok(Self { agent, folder }),
-            Err(error) => {
-                remove(&folder);
-                Err(error.into())
-            }
-        }
-    }
-}
-
-impl Drop for Alone {
-    fn drop(&mut self) {
-        remove(&self.folder);
-    }
-}
-
-fn remove(folder: &std::path::Path) {
-    if let Err(error) = fs::remove_dir_all(folder) {
-        tracing::warn!(path = %folder.display(), %error, "a private folder is left");
+        let agent = app::bare(config, &deps, folder.path())?;
+        Ok(Self { agent, _folder: folder })
     }
 }

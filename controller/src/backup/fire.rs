@@ -14,7 +14,7 @@ use homelab_domain::{
     site::{Backup, Site},
 };
 use homelab_store::{PageRequest, RunFilter, ScheduleKey, SeenState, Started, StoreError, Tx};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tracing::info;
 
 use super::{
@@ -38,6 +38,8 @@ pub(super) const SCHEDULE: &str = "schedule";
 #[derive(Debug)]
 pub(super) struct FireSchedules {
     backups: Backups,
+    /// When this began, by the controller's clock.
+    began: Timestamp,
     /// What is due and waits, as last told: it is told when it changes, not every few seconds.
     waiting: Mutex<Vec<String>>,
 }
@@ -45,7 +47,13 @@ pub(super) struct FireSchedules {
 impl FireSchedules {
     /// Fires the schedules of `backups`.
     pub(super) fn new(backups: Backups) -> Self {
-        Self { backups, waiting: Mutex::default() }
+        Self { began: backups.now(), backups, waiting: Mutex::default() }
+    }
+
+    /// Whether what the clock says may be far from true: a time source sets it soon.
+    fn waits_for_the_clock(&self, now: Timestamp) -> bool {
+        let is_free = self.backups.parts().timekeeping.is_synchronized() == Some(false);
+        is_free && now.duration_since(self.began) < CLOCK_WAIT
     }
 
     fn tell(&self, waiting: Vec<String>) {
@@ -74,6 +82,12 @@ impl BackgroundTask for FireSchedules {
     async fn activate(&self) -> Outcome {
         let backups = &self.backups;
         let (site, now) = (backups.site(), backups.now());
+        if self.waits_for_the_clock(now) {
+            self.tell(vec![
+                "every schedule: no time source keeps the clock in step yet".to_owned(),
+            ]);
+            return Ok(Done::Nothing);
+        }
         let observed = backups.observe(&site, now).await?;
         let (mut started, mut waiting) = (Vec::new(), Vec::new());
         for planned in plan(now, &site, &observed) {
@@ -95,6 +109,10 @@ impl BackgroundTask for FireSchedules {
         Ok(if started.is_empty() { Done::Nothing } else { Done::Changed(started.join("; ")) })
     }
 }
+
+/// How long schedules wait after a start for the clock to be kept in step. A host whose battery
+/// is empty boots in another year; one without any time source must be backed up all the same.
+const CLOCK_WAIT: SignedDuration = SignedDuration::from_mins(10);
 
 /// A schedule whose time has come.
 #[derive(Clone, Debug)]

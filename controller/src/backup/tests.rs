@@ -161,6 +161,29 @@ impl Lab {
     }
 }
 
+/// A clock that nothing has set yet.
+#[derive(Debug)]
+struct Free;
+
+impl Timekeeping for Free {
+    fn is_synchronized(&self) -> Option<bool> {
+        Some(false)
+    }
+}
+
+#[tokio::test]
+async fn pitfall_22_after_a_start_schedules_wait_for_the_clock_to_be_set_and_not_for_ever() {
+    let mut lab = Lab::at("2026-02-02T00:00:00Z").await;
+    lab.clock.set(time("2026-02-02T01:25:00Z"));
+    let parts = Parts { timekeeping: Arc::new(Free), ..lab.backups.parts().clone() };
+    lab.backups = Backups::new(parts);
+    lab.fire = FireSchedules::new(lab.backups.clone());
+    lab.tick_at("2026-02-02T01:30:30Z").await;
+    assert_eq!(lab.runs().await.len(), 0, "it may be any year");
+    lab.tick_at("2026-02-02T01:36:00Z").await;
+    lab.until_begun(1).await;
+}
+
 /// A clock that is kept in step.
 #[derive(Debug)]
 struct InStep;

@@ -10,7 +10,7 @@ use homelab_proto::controller::v1::{
 };
 
 pub(crate) use self::show::policy_text;
-use self::show::{calendar_rows, calendars, decision_rows, holds, plan_text, tally};
+use self::show::{Asked, calendar_rows, calendars, decision_rows, holds, plan_text, tally};
 use crate::{
     args::{AcknowledgeArgs, ApplyArgs, KeepArgs, RetentionCommand},
     ask, call,
@@ -24,7 +24,9 @@ pub(super) async fn run(lab: &Lab, command: RetentionCommand) -> Result<Exit, Fa
     match command {
         RetentionCommand::Plan(args) => {
             let answer = ask_for(lab, &args.backup, args.repository, policy(&args.keep)).await?;
-            let (rows, text) = (|| decision_rows(&answer.plans), || each(&answer.plans, plan_text));
+            let asked = asked(&args.keep);
+            let text = || each(&answer.plans, |plan| plan_text(plan, asked));
+            let rows = || decision_rows(&answer.plans);
             lab.tell(call::PLAN_BACKUP_RETENTION, &answer, rows, text)?;
             Ok(exit_of(&answer.plans))
         }
@@ -68,7 +70,12 @@ fn policy(keep: &KeepArgs) -> Option<KeepPolicy> {
     Some(KeepPolicy { last, hourly, daily, weekly, monthly, yearly, floor, quarantine, time_zone })
 }
 
-fn each(plans: &[RetentionPlan], text: fn(&RetentionPlan) -> String) -> String {
+/// Whose policy was asked for.
+fn asked(keep: &KeepArgs) -> Asked {
+    if policy(keep).is_some() { Asked::Tried } else { Asked::Declared }
+}
+
+fn each(plans: &[RetentionPlan], text: impl Fn(&RetentionPlan) -> String) -> String {
     if plans.is_empty() {
         return "No repository holds a verified snapshot of it: labctl backup run NAME\n"
             .to_owned();
@@ -99,7 +106,7 @@ async fn apply(lab: &Lab, args: ApplyArgs) -> Result<Exit, Failure> {
     let braked = wanted.iter().flat_map(|plan| &plan.brakes).any(holds);
     if !lab.for_programs() {
         for plan in &wanted {
-            output::say(plan_text(plan).trim_end());
+            output::say(plan_text(plan, Asked::Declared).trim_end());
         }
     }
     if !applicable.is_empty() && args.digest.is_none() && !args.yes && !lab.global.dry_run {

@@ -38,8 +38,17 @@ pub(super) fn holds(brake: &Brake) -> bool {
     brake.acknowledged_by.is_empty()
 }
 
+/// Whose policy a plan was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// That of the site file, if it has one.
+    Declared,
+    /// One that was given with the question.
+    Tried,
+}
+
 /// The whole plan of one repository.
-pub(super) fn plan_text(plan: &RetentionPlan) -> String {
+pub(super) fn plan_text(plan: &RetentionPlan, asked: Asked) -> String {
     let tally = tally(plan);
     let policy = plan.policy.clone().unwrap_or_default();
     let mut text = format!(
@@ -66,8 +75,13 @@ pub(super) fn plan_text(plan: &RetentionPlan) -> String {
         text.push_str("  nothing is given up while a brake holds\n");
     } else if tally.quarantine + tally.delete == 0 {
         text.push_str("  nothing is to be done\n");
-    } else {
+    } else if asked == Asked::Tried {
         text.push_str("  a policy that is only tried cannot be applied; the site file's can\n");
+    } else {
+        text.push_str(
+            "  nothing of this will be done: the site file has no policy for it (neither [retention] nor\n  \
+             `keep` of the backup), and this shows what the usual one would do\n",
+        );
     }
     text
 }
@@ -254,7 +268,7 @@ mod tests {
     #[test]
     fn a_plan_says_of_each_snapshot_what_becomes_of_it_and_why() {
         assert_eq!(
-            plan_text(&plan()),
+            plan_text(&plan(), Asked::Declared),
             "wiki in nas: keep 1, give up 1, given up before 0, delete 0\n  \
              policy: 1 last, 2 daily (UTC)\n  \
              floor: never fewer than 1 verified snapshots; what is given up stays recoverable for 7 d\n\n  \
@@ -276,7 +290,7 @@ mod tests {
             acknowledged_by: String::new(),
         };
         let braked = RetentionPlan { brakes: vec![brake], applicable: false, ..plan() };
-        let text = plan_text(&braked);
+        let text = plan_text(&braked, Asked::Declared);
         assert!(text.contains("  x SIZES_COLLAPSED: 2 KiB after 2 GiB\n"), "{text}");
         assert!(
             text.contains(
@@ -285,6 +299,18 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("nothing is given up while a brake holds\n"), "{text}");
+    }
+
+    #[test]
+    fn a_plan_that_nobody_declared_says_that_nothing_of_it_will_be_done() {
+        let plan = RetentionPlan { applicable: false, ..plan() };
+        let text = plan_text(&plan, Asked::Declared);
+        assert!(
+            text.contains("nothing of this will be done: the site file has no policy"),
+            "{text}"
+        );
+        let text = plan_text(&plan, Asked::Tried);
+        assert!(text.ends_with("cannot be applied; the site file's can\n"), "{text}");
     }
 
     #[test]
