@@ -1,6 +1,6 @@
 //! `JobService`.
 
-mod convert;
+pub(crate) mod convert;
 
 use std::pin::Pin;
 

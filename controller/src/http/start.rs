@@ -15,7 +15,9 @@ use super::{
         backups::source::BackupsSource,
         board::Board,
         handler::Dashboard,
+        jobs::source::JobsSource,
         source::{self, ControllerSource},
+        workers::WorkersSource,
     },
     gateway::{
         Keys,
@@ -107,6 +109,13 @@ pub fn start(parts: Parts<'_>, listener: TlsServer) -> Result<Running, KeysError
     let backups = Board::new(Arc::new(backup.clone()));
     backups.start(&context.tasks);
     source::follow(&backups, &context.events, &context.tasks);
+    let job = JobsSource::new(jobs.clone());
+    let job_board = Board::new(Arc::new(job.clone()));
+    job_board.start(&context.tasks);
+    source::follow(&job_board, &context.events, &context.tasks);
+    let workers = Board::new(WorkersSource::new(jobs.clone()));
+    workers.start(&context.tasks);
+    source::follow(&workers, &context.events, &context.tasks);
     let web = Web {
         guard: Guard {
             names: host_names(context, names),
@@ -117,6 +126,9 @@ pub fn start(parts: Parts<'_>, listener: TlsServer) -> Result<Running, KeysError
             board,
             backups,
             backup: Arc::new(backup),
+            jobs: job_board,
+            job: Arc::new(job),
+            workers,
             sessions: Sessions {
                 store: Arc::clone(&context.store),
                 clock: Arc::clone(&context.clock),

@@ -1,5 +1,6 @@
 mod gateway_limits;
 mod gateway_router;
+mod job_pages;
 
 use std::{error::Error, time::Duration};
 
@@ -23,7 +24,9 @@ use super::{
     dashboard::{
         backups::{BackupsObserved, one::OneObserved, source::OneSource},
         board::{Board, Source},
+        jobs::source::JobsSource,
         view::Observed,
+        workers::WorkersSource,
     },
     gateway::{cors::Origins, key::KeyRing},
     guard::HostNames,
@@ -143,6 +146,9 @@ impl Lab {
                 board,
                 backups,
                 backup: Arc::new(Shelves),
+                jobs: Board::new(Arc::new(JobsSource::new(rig.jobs.clone()))),
+                job: Arc::new(JobsSource::new(rig.jobs.clone())),
+                workers: Board::new(WorkersSource::new(rig.jobs.clone())),
                 sessions: Sessions {
                     store: Arc::clone(&rig.store),
                     clock: Arc::clone(&clock),

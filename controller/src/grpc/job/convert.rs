@@ -90,7 +90,7 @@ fn terms(request: &pb::SubmitJobRequest) -> Result<Terms, Status> {
 }
 
 /// What will be done with one queue.
-pub(super) fn queue_plan(forecast: QueueForecast) -> pb::QueuePlan {
+pub(crate) fn queue_plan(forecast: QueueForecast) -> pb::QueuePlan {
     let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
     let span = |span: Option<Duration>| span.and_then(|span| span.try_into().ok());
     pb::QueuePlan {
@@ -210,7 +210,7 @@ pub(crate) fn job(job: &Job) -> pb::Job {
     }
 }
 
-pub(super) fn event(event: &JobEvent) -> pb::JobEvent {
+pub(crate) fn event(event: &JobEvent) -> pb::JobEvent {
     pb::JobEvent {
         at: Some(node::to_proto(event.at)),
         state: state(event.state).into(),
@@ -221,7 +221,7 @@ pub(super) fn event(event: &JobEvent) -> pb::JobEvent {
     }
 }
 
-pub(super) fn explanation(explanation: Explanation) -> pb::JobExplanation {
+pub(crate) fn explanation(explanation: Explanation) -> pb::JobExplanation {
     pb::JobExplanation {
         decision: explanation.decision,
         reasons: explanation.reasons,
@@ -264,7 +264,7 @@ pub(super) fn tier_model(model: &TierModel) -> pb::TierModel {
     }
 }
 
-pub(super) fn worker(seen: &WorkerSeen) -> pb::WorkerStatus {
+pub(crate) fn worker(seen: &WorkerSeen) -> pb::WorkerStatus {
     pb::WorkerStatus {
         host: seen.host.to_string(),
         tier: tier(seen.tier).into(),

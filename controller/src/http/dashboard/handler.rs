@@ -22,8 +22,10 @@ use super::{
     assets,
     backups::{self, BackupsObserved, source::OneSource},
     board::{Board, Live, Tab},
+    jobs::{self, JobsObserved, source::OneJobSource},
     page::{self, Viewer},
     view::Observed,
+    workers::{self, WorkersObserved},
 };
 use crate::http::{
     gateway::frame,
@@ -48,6 +50,12 @@ pub struct Dashboard {
     pub backups: Arc<Board<BackupsObserved>>,
     /// What the page of one backup shows.
     pub backup: Arc<dyn OneSource>,
+    /// What the page of all jobs shows.
+    pub jobs: Arc<Board<JobsObserved>>,
+    /// What the page of one job shows.
+    pub job: Arc<dyn OneJobSource>,
+    /// What the page of workers shows.
+    pub workers: Arc<Board<WorkersObserved>>,
     /// Who is logged in.
     pub sessions: Sessions,
     /// The time of day.
@@ -65,6 +73,11 @@ impl Dashboard {
             .route("/events/backups", get(backup_events))
             .route("/backups", get(all_backups))
             .route("/backups/{name}", get(one_backup))
+            .route("/events/jobs", get(job_events))
+            .route("/jobs", get(all_jobs))
+            .route("/jobs/{id}", get(one_job))
+            .route("/events/workers", get(worker_events))
+            .route("/workers", get(all_workers))
             .route("/login", post(redeem))
             .route("/login/{secret}", get(enter))
             .route("/logout", post(logout))
@@ -93,7 +106,10 @@ impl Dashboard {
     }
 
     fn watchers(&self) -> usize {
-        self.board.watchers() + self.backups.watchers()
+        self.board.watchers()
+            + self.backups.watchers()
+            + self.jobs.watchers()
+            + self.workers.watchers()
     }
 }
 
@@ -130,6 +146,41 @@ async fn one_backup(
         return Ok((StatusCode::NOT_FOUND, words).into_response());
     };
     Ok(html(StatusCode::OK, backups::one::page(&observed, &viewer, dashboard.clock.now())))
+}
+
+async fn all_jobs(
+    State(dashboard): State<Dashboard>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    let viewer = dashboard.viewer(&headers).await?;
+    let snapshot = dashboard.jobs.snapshot().await;
+    let (seq, observed) = snapshot.map_err(|error| failed(error.as_ref()))?;
+    Ok(html(StatusCode::OK, jobs::page(&observed, &viewer, seq, dashboard.clock.now())))
+}
+
+async fn one_job(
+    State(dashboard): State<Dashboard>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    let viewer = dashboard.viewer(&headers).await?;
+    let observed = dashboard.job.observe_job(&id).await;
+    let observed = observed.map_err(|error| failed(error.as_ref()))?;
+    let Some(observed) = observed else {
+        let words = "There is no such job; `labctl job list` shows those that there are.\n";
+        return Ok((StatusCode::NOT_FOUND, words).into_response());
+    };
+    Ok(html(StatusCode::OK, jobs::one::page(&observed, &viewer, dashboard.clock.now())))
+}
+
+async fn all_workers(
+    State(dashboard): State<Dashboard>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    let viewer = dashboard.viewer(&headers).await?;
+    let snapshot = dashboard.workers.snapshot().await;
+    let (seq, observed) = snapshot.map_err(|error| failed(error.as_ref()))?;
+    Ok(html(StatusCode::OK, workers::page(&observed, &viewer, seq, dashboard.clock.now())))
 }
 
 /// What a login link leads to: a button, so that a program that only looks at links does not use
@@ -203,6 +254,16 @@ async fn overview_events(State(dashboard): State<Dashboard>, headers: HeaderMap)
 
 async fn backup_events(State(dashboard): State<Dashboard>, headers: HeaderMap) -> Response {
     let board = Arc::clone(&dashboard.backups);
+    events(dashboard, &board, &headers).await
+}
+
+async fn job_events(State(dashboard): State<Dashboard>, headers: HeaderMap) -> Response {
+    let board = Arc::clone(&dashboard.jobs);
+    events(dashboard, &board, &headers).await
+}
+
+async fn worker_events(State(dashboard): State<Dashboard>, headers: HeaderMap) -> Response {
+    let board = Arc::clone(&dashboard.workers);
     events(dashboard, &board, &headers).await
 }
 

@@ -51,7 +51,9 @@ impl Source<Observed> for ControllerSource {
                 JobStateKind::Expired,
             ]),
         )?;
-        let pending = self.jobs.parts().store.read().await?.jobs().pending(JOBS_MAX).await?;
+        // So many of each model come; the first of all are shown.
+        let mut pending = self.jobs.parts().store.read().await?.jobs().pending(JOBS_MAX).await?;
+        pending.truncate(JOBS_MAX as usize);
         Ok(Observed {
             status: grpc::fleet::convert::overview(overview, &site),
             health,

@@ -185,6 +185,7 @@ impl JobsView {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct JobRow {
+    pub(super) id: String,
     pub(super) tone: Tone,
     pub(super) title: String,
     pub(super) state: &'static str,
@@ -379,8 +380,8 @@ fn backup_row(backup: &BackupStatus, ages: Ages) -> BackupRow {
     }
 }
 
-fn job_row(job: &Job, ages: Ages) -> JobRow {
-    let (tone, state) = match job.state() {
+pub(super) fn job_words(state: JobState) -> (Tone, &'static str) {
+    match state {
         JobState::Queued => (Tone::Idle, "queued"),
         JobState::Waiting => (Tone::Idle, "waiting"),
         JobState::Assigned => (Tone::Ok, "assigned"),
@@ -390,13 +391,21 @@ fn job_row(job: &Job, ages: Ages) -> JobRow {
         JobState::Cancelled => (Tone::Idle, "cancelled"),
         JobState::Expired => (Tone::Warning, "expired"),
         JobState::Unspecified => (Tone::Warning, "unknown"),
-    };
-    let tier = match job.tier() {
+    }
+}
+
+pub(super) fn tier_word(tier: Tier) -> &'static str {
+    match tier {
         Tier::Bronze => "Bronze",
         Tier::Silver => "Silver",
         Tier::Gold => "Gold",
         Tier::Unspecified => "any tier",
-    };
+    }
+}
+
+pub(super) fn job_row(job: &Job, ages: Ages) -> JobRow {
+    let (tone, state) = job_words(job.state());
+    let tier = tier_word(job.tier());
     let title = match job.title.as_str() {
         "" => format!("job {}", job.job_id),
         title => title.to_owned(),
@@ -412,6 +421,7 @@ fn job_row(job: &Job, ages: Ages) -> JobRow {
     };
     let at = job.finished_at.or(job.started_at).or(job.submitted_at);
     JobRow {
+        id: job.job_id.clone(),
         tone,
         title,
         state,
