@@ -12,6 +12,7 @@ use homelab_common::{
     chance::{Chance, SystemChance},
     clock::{Clock, SystemClock},
     error_chain::Chain,
+    exec::SystemExec,
     lifecycle::Tasks,
 };
 use homelab_proto::{
@@ -19,7 +20,8 @@ use homelab_proto::{
         audit_service_server::AuditServiceServer,
         backup_schedule_service_server::BackupScheduleServiceServer,
         enrolment_service_server::EnrolmentServiceServer, fleet_service_server::FleetServiceServer,
-        job_service_server::JobServiceServer, site_service_server::SiteServiceServer,
+        job_service_server::JobServiceServer, power_service_server::PowerServiceServer,
+        site_service_server::SiteServiceServer,
     },
     descriptors,
 };
@@ -56,12 +58,13 @@ use crate::{
     },
     grpc::{
         audit::AuditApi, backup_schedule::BackupScheduleApi, enrolment::EnrolmentApi,
-        fleet::FleetApi, job::JobApi, site::SiteApi, unbuilt::NOT_BUILT,
+        fleet::FleetApi, job::JobApi, power::PowerApi, site::SiteApi, unbuilt::NOT_BUILT,
     },
     http,
     job::{self, Jobs, fleet_engines::FleetEngines},
     login::LoginLinks,
     overview::Overviews,
+    power::{self, Powers, wire::FleetHands},
     site::{CurrentSite, SiteFile},
     task::{
         Driver, Nudge,
@@ -132,6 +135,7 @@ pub struct App {
     bound: Bound,
     jobs: Jobs,
     backups: Backups,
+    powers: Powers,
     web: http::Running,
     _instance: Instance,
 }
@@ -195,10 +199,12 @@ impl App {
         let signer = Signer::open(&context.config.state_dir.join(EVIDENCE_KEY))?;
         let parts = backup::Parts::of(&context, Arc::new(agents.clone()), signer);
         let backups = Backups::new(parts);
+        let powers = Powers::new(power_parts(&context, &jobs));
         let assembly = Assembly {
             context: context.clone(),
             jobs: jobs.clone(),
             backups: backups.clone(),
+            powers: powers.clone(),
             agents,
             authority,
             own,
@@ -207,7 +213,7 @@ impl App {
             log,
         };
         let web = assembly.start(listeners).await?;
-        Ok(Self { context, bound, jobs, backups, web, _instance: instance })
+        Ok(Self { context, bound, jobs, backups, powers, web, _instance: instance })
     }
 
     /// What its parts are built from.
@@ -226,6 +232,12 @@ impl App {
     #[must_use]
     pub const fn backups(&self) -> &Backups {
         &self.backups
+    }
+
+    /// The power of hosts that are off until needed.
+    #[must_use]
+    pub const fn powers(&self) -> &Powers {
+        &self.powers
     }
 
     /// Where it is reached.
@@ -261,6 +273,7 @@ struct Assembly {
     context: Context,
     jobs: Jobs,
     backups: Backups,
+    powers: Powers,
     agents: GrpcAgents,
     authority: Arc<Authority>,
     own: OwnIdentity,
@@ -312,6 +325,10 @@ impl Assembly {
             .service(AuditServiceServer::new(AuditApi::new(Arc::clone(&context.store))))
             .service(SiteServiceServer::new(SiteApi::new(context.clone())))
             .service(JobServiceServer::new(JobApi::new(self.jobs.clone())))
+            .service(PowerServiceServer::new(PowerApi::new(
+                self.powers.clone(),
+                context.tasks.clone(),
+            )))
             .service(BackupScheduleServiceServer::new(BackupScheduleApi::new(
                 self.backups.clone(),
                 self.agents.clone(),
@@ -326,6 +343,7 @@ impl Assembly {
         self.start_tasks(pusher, push, &listeners);
         self.jobs.start();
         self.backups.start(&context.driver);
+        self.powers.start(&context.driver);
         self.watchers(dialer).start(context.site.clone());
         let web = http::Parts {
             context,
@@ -443,6 +461,19 @@ fn job_parts(context: &Context) -> job::Parts {
         )),
         events: context.events.clone(),
         limits: context.config.queue,
+    }
+}
+
+fn power_parts(context: &Context, jobs: &Jobs) -> power::Parts {
+    power::Parts {
+        store: Arc::clone(&context.store),
+        clock: Arc::clone(&context.clock),
+        chance: Arc::clone(&context.chance),
+        tasks: context.tasks.clone(),
+        site: context.site.clone(),
+        jobs: jobs.clone(),
+        events: context.events.clone(),
+        hands: Arc::new(FleetHands::new(context.fleet.clone(), Arc::new(SystemExec))),
     }
 }
 

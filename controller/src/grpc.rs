@@ -5,6 +5,7 @@ pub mod backup_schedule;
 pub mod enrolment;
 pub mod fleet;
 pub mod job;
+pub mod power;
 pub mod site;
 pub mod status;
 pub mod unbuilt;

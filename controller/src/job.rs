@@ -48,6 +48,7 @@ use tokio::sync::watch;
 
 use crate::{
     app::{Change, Events},
+    power::board::Board,
     task::Driver,
 };
 use dispatch::Dispatcher;
@@ -104,6 +105,8 @@ struct Inner {
     homes: Mutex<Homes>,
     /// How long jobs take.
     pace: Mutex<Pace>,
+    /// When hosts that sleep will be there; empty until somebody looks after them.
+    wakes: Board,
 }
 
 impl fmt::Debug for Jobs {
@@ -141,6 +144,7 @@ impl Jobs {
             is_tallied: AtomicBool::new(false),
             homes: Mutex::default(),
             pace: Mutex::default(),
+            wakes: Board::default(),
         }))
     }
 
@@ -272,6 +276,12 @@ impl Jobs {
     #[must_use]
     pub fn lives(&self) -> &Lives {
         &self.0.lives
+    }
+
+    /// When hosts that sleep will be there.
+    #[must_use]
+    pub fn wakes(&self) -> &Board {
+        &self.0.wakes
     }
 
     /// What the queue is built from.

@@ -15,5 +15,6 @@ pub mod http;
 pub mod job;
 pub mod login;
 pub mod overview;
+pub mod power;
 pub mod site;
 pub mod task;

@@ -7,6 +7,7 @@ mod backup;
 mod host;
 mod job;
 mod login;
+mod power;
 mod recovery;
 mod site;
 
@@ -27,6 +28,7 @@ pub use self::{
         TierWord,
     },
     login::{InitArgs, LoginArgs, RoleWord},
+    power::{HeldWord, HoldArgs, PowerCommand, ReportArgs, SleepArgs},
     recovery::{DocsCommand, JoinArgs, KitCommand, PrintArgs, ProveArgs, RenderArgs},
     site::{
         AuditCommand, AuditListArgs, CaCommand, CompletionsArgs, ManArgs, RevokeArgs, TaskCommand,
@@ -61,6 +63,7 @@ const EXAMPLES: &str = "Examples:
   labctl recovery-kit show          what to print and put away
   labctl ask 'why is it so?'        ask the first model that answers
   labctl host enroll x99            the line to paste on a new host
+  labctl host wake x99              wake it and follow its boot
 
 `labctl VERB --help` shows more; `labctl doctor` says why something does not work.";
 
@@ -124,9 +127,12 @@ pub enum Command {
     Status,
     /// Find out why something does not work, layer by layer.
     Doctor(DoctorArgs),
-    /// Hosts: list, show, enroll.
+    /// Hosts: list, show, enroll, wake, sleep.
     #[command(subcommand)]
     Host(HostCommand),
+    /// Hosts that are off until needed: what keeps them awake, what they use.
+    #[command(subcommand)]
+    Power(PowerCommand),
     /// Backups: run, restore, drill, keep, prove.
     #[command(subcommand)]
     Backup(BackupCommand),
@@ -235,7 +241,7 @@ mod tests {
         }
         let command = Cli::command();
         let mut found = Vec::new();
-        for family in ["backup", "recovery-kit", "docs"] {
+        for family in ["backup", "power", "recovery-kit", "docs"] {
             let verbs = command.find_subcommand(family).expect(family);
             lacking(verbs, &format!("labctl {family}"), &mut found);
         }

@@ -67,6 +67,13 @@ paths! {
         PLAN_JOBS = "PlanJobs",
         LIST_TIER_MODELS = "ListTierModels",
     }
+    "PowerService" {
+        LIST_POWER = "ListPower",
+        WAKE_HOST = "WakeHost",
+        SLEEP_HOST = "SleepHost",
+        HOLD_POWER = "HoldPower",
+        GET_POWER_REPORT = "GetPowerReport",
+    }
     "AuditService" {
         LIST_AUDIT_ENTRIES = "ListAuditEntries",
         VERIFY_AUDIT = "VerifyAudit",

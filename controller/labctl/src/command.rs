@@ -11,5 +11,6 @@ pub mod job;
 pub mod login;
 pub mod manual;
 pub mod overview;
+pub mod power;
 pub mod recovery_kit;
 pub mod status;

@@ -22,7 +22,8 @@ use homelab_common::exit::Exit;
 
 use crate::{
     args::{
-        AiCommand, Cli, Command, DocsCommand, HostCommand, JobCommand, ModelCommand, TaskCommand,
+        AiCommand, Cli, Command, DocsCommand, HostCommand, JobCommand, ModelCommand, PowerCommand,
+        TaskCommand,
     },
     failure::Failure,
     lab::Lab,
@@ -57,7 +58,11 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Init(args) => command::init::run(&lab, args).await,
         Command::Login(args) => command::login::run(&lab, args).await,
         Command::Doctor(args) => command::doctor::run(&lab, args).await,
+        Command::Power(PowerCommand::List) if lab.global.watch => {
+            watch(|| command::power::run(&lab, PowerCommand::List)).await
+        }
         Command::Host(command) => command::host::run(&lab, command).await,
+        Command::Power(command) => command::power::run(&lab, command).await,
         Command::Backup(command) => command::backup::run(&lab, command).await,
         Command::RecoveryKit(command) => command::recovery_kit::run(&lab, command).await,
         Command::Docs(DocsCommand::Render(args)) => command::docs::render(&lab, &args).await,

@@ -32,13 +32,6 @@ not_built! {
         "ApproveStep": "follow the runbook in the Git repository",
         "AbortOperation": "follow the runbook in the Git repository",
     }
-    "PowerService" {
-        "ListPower": "look at the hosts with FleetService.ListHosts",
-        "WakeHost": "wake the host by hand, with `wakeonlan` from its own network",
-        "SleepHost": "drain the host with FleetService.DrainHost and suspend it by hand",
-        "HoldPower": "leave the host on by hand",
-        "GetPowerReport": "look at the hosts with FleetService.ListHosts",
-    }
     "SiteService" {
         "DiffSite": "check the file with SiteService.CheckSite and compare it with `git diff`",
         "ApplySite": "put the file in its place on the controller and send SIGHUP",

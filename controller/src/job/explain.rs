@@ -1,5 +1,7 @@
 //! Why a job is where it is.
 
+use std::time::Duration;
+
 use homelab_domain::{
     job::Job,
     placement::{Explanation, Need, QueueView, explain},
@@ -7,6 +9,7 @@ use homelab_domain::{
 use homelab_store::StoreError;
 
 use super::{Jobs, plan};
+use crate::power::board::Expected;
 
 impl Jobs {
     /// Explains where a job stands and what will be done with it now. From memory, unless it comes
@@ -45,7 +48,21 @@ impl Jobs {
             None => 0,
         };
         let usual = self.pace().usual(spec.tier, &spec.model);
-        let queue = QueueView { ahead, usual, expected_wake: None };
-        explain(self.now(), job, &views, &self.site(), queue, needs)
+        let wake = self.wake_of(job);
+        let expected_wake = wake.as_ref().and_then(|wake| wake.up_in);
+        let queue = QueueView { ahead, usual, expected_wake };
+        let mut explanation = explain(self.now(), job, &views, &self.site(), queue, needs);
+        if job.state().kind().is_pending() {
+            explanation.reasons.extend(wake.map(|wake| wake.words));
+        }
+        explanation
+    }
+
+    /// When the first of the sleeping hosts will be there that could run it.
+    fn wake_of(&self, job: &Job) -> Option<Expected> {
+        let (site, now) = (self.site(), self.now());
+        let hosts = &site.tier(job.spec().tier)?.hosts;
+        let expected = hosts.iter().filter_map(|host| self.wakes().expected(host, now));
+        expected.min_by_key(|wake| wake.up_in.unwrap_or(Duration::MAX))
     }
 }

@@ -72,7 +72,14 @@ impl Lab {
                 daemons.join(", ")
             )?;
             if host.on_demand {
-                text.push_str("expected-power = \"on-demand\"\nmac = \"02:00:00:00:00:40\"\n");
+                // Nothing leaves the machine: whoever looks at the file may switch the host on.
+                let signal = self.folder().join(format!("{}.woken", host.name));
+                write!(
+                    text,
+                    "expected-power = \"on-demand\"\nmac = \"02:00:00:00:00:40\"\n\
+                     power = {{ wake = \"command\", command = [\"/usr/bin/touch\", \"{}\"] }}\n",
+                    signal.display()
+                )?;
             }
             for daemon in host.daemons {
                 writeln!(text, "{}-port = {}", daemon.word(), self.port(host, *daemon)?)?;

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 
 use super::{
     HeldState, in_force, since,
-    wake::{self, Urgency, WakeInput, WakePlan},
+    wake::{self, WakeInput, WakePlan},
 };
 use crate::{
     ids::HostName,
+    job::JobClass,
     reason::{Because, Reason},
     site::SleepMethod,
     text,
@@ -147,7 +148,7 @@ fn running(input: &SleepInput<'_>) -> Vec<Because> {
 
 /// Jobs that need it. They would not be lost, but it would be woken again for them.
 fn waiting(input: &SleepInput<'_>) -> Option<Because> {
-    let queued = input.wake.demands.iter().filter(|it| it.urgency != Urgency::Background).count();
+    let queued = input.wake.demands.iter().filter(|it| it.class != JobClass::Background).count();
     let message =
         || format!("{} in the queue for {}", text::count(queued as u64, "job"), input.wake.host);
     (queued > 0).then(|| Because::new(Reason::JOBS_QUEUED, message()))

@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use super::{
     Hold, after,
     sleep::{Fact, SleepInput},
-    wake::{Demand, Failures, Urgency, WakeInput},
+    wake::{Demand, Failures, WakeInput},
 };
 use crate::{
     ids::HostName,
+    job::JobClass,
     schedule::{Schedule, Zone},
     site::{Period, Power},
 };
@@ -39,12 +40,12 @@ fn period(cron: &str, hours: u64) -> Period {
     Period { begins, length: Duration::from_hours(hours) }
 }
 
-fn demand(urgency: Urgency) -> Demand {
-    Demand { urgency, since: noon(), tokens: 500, latest_start: None }
+fn demand(class: JobClass) -> Demand {
+    Demand { class, since: noon(), tokens: 500, latest_start: None }
 }
 
 fn queued(count: usize) -> Vec<Demand> {
-    vec![demand(Urgency::Queued); count]
+    vec![demand(JobClass::Batch); count]
 }
 
 fn wake<'a>(power: &'a Power, demands: &'a [Demand], hold: Option<&'a Hold>) -> WakeInput<'a> {

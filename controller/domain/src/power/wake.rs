@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::{HeldState, Hold, after, in_force, since};
 use crate::{
     ids::HostName,
+    job::JobClass,
     reason::{Because, Reason},
     site::Power,
     text,
@@ -15,23 +16,11 @@ use crate::{
 /// The longest pause between attempts to wake a host that does not come up.
 pub const BACKOFF_MAX: Duration = Duration::from_hours(6);
 
-crate::words! {
-    /// How urgent a job is to whoever sent it.
-    Urgency {
-        /// Somebody looks at the screen.
-        Interactive = "interactive",
-        /// It can wait for a better moment.
-        Queued = "queued",
-        /// A by-product, such as the title of a chat: never a reason to wake anything.
-        Background = "background",
-    }
-}
-
 /// One job that waits for the host, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
-    /// How urgent.
-    pub urgency: Urgency,
+    /// Who waits for it.
+    pub class: JobClass,
     /// Since when it waits.
     pub since: Timestamp,
     /// Tokens that it may write.
@@ -135,7 +124,7 @@ pub fn plan(input: &WakeInput<'_>) -> WakePlan {
         }
     }
     let work: Vec<&Demand> =
-        input.demands.iter().filter(|it| it.urgency != Urgency::Background).collect();
+        input.demands.iter().filter(|it| it.class != JobClass::Background).collect();
     if work.is_empty() {
         let message = match input.demands.len() {
             0 => format!("nothing waits for {host}"),
@@ -152,7 +141,7 @@ pub fn plan(input: &WakeInput<'_>) -> WakePlan {
 /// Reasons that count whatever energy costs.
 fn urgent(input: &WakeInput<'_>, work: &[&Demand]) -> Option<Because> {
     let rules = &input.power.rules;
-    if rules.interactive && work.iter().any(|it| it.urgency == Urgency::Interactive) {
+    if rules.interactive && work.iter().any(|it| it.class == JobClass::Interactive) {
         let message = format!("somebody waits for an answer of {}", input.host);
         return Some(Because::new(Reason::INTERACTIVE_WAITS, message));
     }

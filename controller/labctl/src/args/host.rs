@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{RoleWord, duration};
+use super::{HoldArgs, RoleWord, SleepArgs, duration};
 
 /// `labctl doctor`.
 #[derive(Args, Debug)]
@@ -26,6 +26,16 @@ pub enum HostCommand {
     Drain(NameArgs),
     /// Let a host take work again.
     Undrain(NameArgs),
+    /// Wake a host that is off until needed, and follow its boot until it is up.
+    #[command(after_help = "Examples:\n  labctl host wake x99")]
+    Wake(NameArgs),
+    /// Put a host to sleep that is off until needed, when nothing speaks against it.
+    Sleep(SleepArgs),
+    /// Hold a host awake or asleep for a time, whatever the plan says.
+    Hold(HoldArgs),
+    /// End a hold.
+    #[command(after_help = "Examples:\n  labctl host release x99")]
+    Release(NameArgs),
 }
 
 /// A verb on one named thing.

@@ -12,6 +12,7 @@ use homelab_proto::{
 use crate::{
     args::{EnrollArgs, HostCommand, KindWord, Output, RoleWord},
     call,
+    command::power,
     failure::Failure,
     lab::Lab,
     output::{self, Rows, bytes, distance, word},
@@ -28,6 +29,10 @@ pub async fn run(lab: &Lab, command: HostCommand) -> Result<Exit, Failure> {
         HostCommand::Enroll(args) => enroll(lab, args).await,
         HostCommand::Drain(args) => drain(lab, args.name, true).await,
         HostCommand::Undrain(args) => drain(lab, args.name, false).await,
+        HostCommand::Wake(args) => power::wake(lab, args.name).await,
+        HostCommand::Sleep(args) => power::sleep(lab, args).await,
+        HostCommand::Hold(args) => power::hold(lab, args).await,
+        HostCommand::Release(args) => power::release(lab, args.name).await,
     }
 }
 

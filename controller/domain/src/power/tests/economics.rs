@@ -29,7 +29,7 @@ fn woken_for(input: &WakeInput<'_>) -> Option<Reason> {
 #[test]
 fn somebody_who_waits_for_an_answer_wakes_it_at_once() {
     let power = Power::default();
-    let demands = [demand(Urgency::Interactive)];
+    let demands = [demand(JobClass::Interactive)];
     assert_eq!(woken_for(&wake(&power, &demands, None)), Some(Reason::INTERACTIVE_WAITS));
     let rules = WakeRules { interactive: false, ..WakeRules::default() };
     let power = Power { rules, ..power };
@@ -54,21 +54,21 @@ fn enough_queued_jobs_or_tokens_wake_it() {
     let power = Power::default();
     let demands = queued(10);
     assert_eq!(woken_for(&wake(&power, &demands, None)), Some(Reason::QUEUE_PAYS));
-    let demands = [Demand { tokens: 40_000, ..demand(Urgency::Queued) }];
+    let demands = [Demand { tokens: 40_000, ..demand(JobClass::Batch) }];
     assert_eq!(woken_for(&wake(&power, &demands, None)), Some(Reason::QUEUE_PAYS));
 }
 
 #[test]
 fn the_oldest_job_wakes_it_when_it_has_waited_long_enough() {
     let power = Power::default();
-    let demands = [Demand { since: ago(6 * HOUR), ..demand(Urgency::Queued) }];
+    let demands = [Demand { since: ago(6 * HOUR), ..demand(JobClass::Batch) }];
     assert_eq!(woken_for(&wake(&power, &demands, None)), Some(Reason::WAITED_LONG));
 }
 
 #[test]
 fn a_latest_start_wakes_it_a_boot_early() {
     let power = Power::default();
-    let must_begin = |span| [Demand { latest_start: Some(later(span)), ..demand(Urgency::Queued) }];
+    let must_begin = |span| [Demand { latest_start: Some(later(span)), ..demand(JobClass::Batch) }];
     let demands = must_begin(2 * MINUTE);
     assert_eq!(woken_for(&wake(&power, &demands, None)), Some(Reason::LATEST_START_NEAR));
     let demands = must_begin(10 * MINUTE);
@@ -92,14 +92,14 @@ fn dear_energy_is_for_those_who_cannot_wait() {
     let stays = plan(&wake(&power, &demands, None));
     assert_eq!(reasons(&stays), [Reason::ENERGY_DEAR, Reason::QUEUE_TOO_SMALL]);
     assert_eq!(stays.next_at(noon()), Some(at("14:00:00")));
-    let demands = [demand(Urgency::Interactive)];
+    let demands = [demand(JobClass::Interactive)];
     assert_eq!(woken_for(&wake(&power, &demands, None)), Some(Reason::INTERACTIVE_WAITS));
 }
 
 #[test]
 fn each_failure_doubles_the_pause_and_it_never_exceeds_six_hours() {
     let power = Power::default();
-    let demands = [demand(Urgency::Interactive)];
+    let demands = [demand(JobClass::Interactive)];
     let failed = |count| WakeInput {
         failures: Failures { count, last_at: Some(noon()) },
         ..wake(&power, &demands, None)
@@ -121,10 +121,10 @@ fn held_awake_it_is_woken_without_any_work() {
     assert_eq!(woken_for(&over), None);
 }
 
-fn demands(urgencies: &'static [Urgency]) -> impl Strategy<Value = Vec<Demand>> {
-    let one = (0..urgencies.len(), 0_u64..500_000, 0_u64..200_000, any::<Option<u16>>()).prop_map(
+fn demands(classes: &'static [JobClass]) -> impl Strategy<Value = Vec<Demand>> {
+    let one = (0..classes.len(), 0_u64..500_000, 0_u64..200_000, any::<Option<u16>>()).prop_map(
         move |(which, waited, tokens, latest)| Demand {
-            urgency: urgencies[which],
+            class: classes[which],
             since: ago(Duration::from_secs(waited)),
             tokens,
             latest_start: latest.map(|secs| later(Duration::from_secs(secs.into()))),
@@ -135,7 +135,7 @@ fn demands(urgencies: &'static [Urgency]) -> impl Strategy<Value = Vec<Demand>> 
 
 proptest! {
     #[test]
-    fn background_calls_never_wake_anything(demands in demands(&[Urgency::Background]), open: bool) {
+    fn background_calls_never_wake_anything(demands in demands(&[JobClass::Background]), open: bool) {
         let windows = if open { vec![period("0 11 * * *", 3)] } else { vec![] };
         let power = Power { windows, ..Power::default() };
         let plan = plan(&wake(&power, &demands, None));
@@ -144,7 +144,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_wakes_a_host_that_is_held_asleep(demands in demands(Urgency::ALL), secs in 1_u64..600_000) {
+    fn nothing_wakes_a_host_that_is_held_asleep(demands in demands(JobClass::ALL), secs in 1_u64..600_000) {
         let power = Power { windows: vec![period("0 11 * * *", 3)], ..Power::default() };
         let until = later(Duration::from_secs(secs));
         let hold = Hold { state: HeldState::Asleep, until, by: "ada".to_owned() };
@@ -154,10 +154,10 @@ proptest! {
     }
 
     #[test]
-    fn a_host_that_stays_off_is_planned_for_later_whenever_work_waits(demands in demands(Urgency::ALL)) {
+    fn a_host_that_stays_off_is_planned_for_later_whenever_work_waits(demands in demands(JobClass::ALL)) {
         let power = Power::default();
         let plan = plan(&wake(&power, &demands, None));
-        let works = demands.iter().any(|it| it.urgency != Urgency::Background);
+        let works = demands.iter().any(|it| it.class != JobClass::Background);
         prop_assert_eq!(plan.next_at(noon()).is_some(), works);
     }
 }

@@ -83,7 +83,7 @@ fn a_host_that_is_not_woken_by_packet_needs_no_armed_card() {
 #[test]
 fn a_short_sleep_is_not_worth_it() {
     let power = Power::default();
-    let soon = [Demand { latest_start: Some(later(20 * MINUTE)), ..demand(Urgency::Queued) }];
+    let soon = [Demand { latest_start: Some(later(20 * MINUTE)), ..demand(JobClass::Batch) }];
     let input = SleepInput { wake: wake(&power, &soon, None), ..sleepy(&power) };
     assert_eq!(vetoes(&input), [Reason::JOBS_QUEUED, Reason::NEXT_WAKE_SOON]);
 }
