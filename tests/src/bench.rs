@@ -17,6 +17,7 @@ mod measure;
 pub mod mock;
 mod peer;
 mod pipeline;
+mod planner;
 mod queue;
 mod report;
 
@@ -37,19 +38,23 @@ pub enum Section {
     Gateway,
     /// The durable queue on SQLite and PostgreSQL, beside raw commits by `pgbench`.
     Queue,
+    /// The planner of the queue, by itself.
+    Planner,
     /// Backup and drill, beside `pg_dump`, `pg_restore`, `zstd`, `restic` and `borg`.
     Backup,
 }
 
 impl Section {
     /// All, in the order of the document.
-    pub const ALL: [Self; 4] = [Self::Agent, Self::Gateway, Self::Queue, Self::Backup];
+    pub const ALL: [Self; 5] =
+        [Self::Agent, Self::Gateway, Self::Queue, Self::Planner, Self::Backup];
 
     fn measure(self, story: &Story, scale: Scale) -> anyhow::Result<Chapter> {
         match self {
             Self::Agent => agent::measure(story, scale),
             Self::Gateway => gateway::measure(story, scale),
             Self::Queue => queue::measure(story, scale),
+            Self::Planner => planner::measure(story, scale),
             Self::Backup => backup::measure(story, scale),
         }
     }

@@ -71,6 +71,17 @@ try {
   await page.locator("#state a.name").first().click();
   await page.waitForURL("**/backups/*");
   await draw(page, "backup");
+  await page.getByRole("link", { name: "Jobs", exact: true }).first().click();
+  await page.waitForURL("**/jobs");
+  await page.locator("#link.on").waitFor();
+  await draw(page, "jobs");
+  await page.locator("#ended a.name").first().click();
+  await page.waitForURL("**/jobs/*");
+  await draw(page, "job");
+  await page.getByRole("link", { name: "Workers", exact: true }).first().click();
+  await page.waitForURL("**/workers");
+  await page.locator("#link.on").waitFor();
+  await draw(page, "workers");
 
   const second = await context.request.get(link);
   if (second.ok() && (await second.text()).includes("hx310-db")) faults.push("the link worked twice");

@@ -87,7 +87,7 @@ pub(super) fn write(machine: &Machine, chapters: &[Chapter]) -> anyhow::Result<P
         "# Benchmarks\n\n\
          Written by `make bench`, which measures ours and a peer minutes apart on one machine; do not edit.\n\
          A single part is measured again by `target/install/homelab-bench agent` (`gateway`, `queue`,\n\
-         `backup`), `--quick` shortens it. CPU time is the steadier figure; wall clock depends on what else\n\
+         `planner`, `backup`), `--quick` shortens it. CPU time is the steadier figure; wall clock depends on what else\n\
          the machine did. Sizes in bytes and MB (10^6 bytes) as the kernel and the file system tell them.\n\n",
     );
     writeln!(text, "{}", machine.describe())?;
@@ -100,13 +100,14 @@ pub(super) fn write(machine: &Machine, chapters: &[Chapter]) -> anyhow::Result<P
     Ok(path)
 }
 
-/// Puts chapters that were measured again in the place of their former selves and says where.
+/// Puts chapters that were measured again in the place of their former selves, new ones at the end, and
+/// says where.
 pub(super) fn replace(chapters: &[Chapter]) -> anyhow::Result<PathBuf> {
     let path = document();
     let mut text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     for chapter in chapters {
         text = with_chapter(&text, chapter)
-            .with_context(|| format!("{} has no chapter {}", path.display(), chapter.title))?;
+            .unwrap_or_else(|| format!("{}\n\n{}", text.trim_end(), chapter.render()));
     }
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     Ok(path)

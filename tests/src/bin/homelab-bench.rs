@@ -27,6 +27,8 @@ enum What {
     Gateway,
     /// The durable queue beside raw commits by pgbench.
     Queue,
+    /// The planner of the queue by itself.
+    Planner,
     /// Backup and drill beside pg_dump, pg_restore, zstd, restic and borg.
     Backup,
     /// Everything; writes docs/benchmarks.md.
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         What::Agent => bench::run(&[Section::Agent], scale),
         What::Gateway => bench::run(&[Section::Gateway], scale),
         What::Queue => bench::run(&[Section::Queue], scale),
+        What::Planner => bench::run(&[Section::Planner], scale),
         What::Backup => bench::run(&[Section::Backup], scale),
         What::All => bench::run(&Section::ALL, scale),
         What::MockEngine { host, port } => mock::serve(SocketAddr::new(host, port)),
