@@ -34,6 +34,8 @@ pub struct Web {
     pub guard: Guard,
     /// The dashboard.
     pub dashboard: Dashboard,
+    /// The gateway.
+    pub gateway: Gateway,
     /// The jobs behind the gateway.
     pub jobs: Jobs,
     /// Keys of the gateway.
@@ -58,7 +60,7 @@ impl Web {
             .merge(self.dashboard.routes())
             .merge(probe.routes())
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-            .merge(Gateway::new(self.jobs, self.keys, self.metrics).routes(self.origins))
+            .merge(self.gateway.routes(self.origins))
             .layer(middleware::from_fn_with_state(self.guard, guard::guard))
     }
 }

@@ -94,12 +94,6 @@ impl fmt::Display for Exhausted {
 }
 
 impl Account {
-    /// One that has used `tokens` on the day of `now` already, as a store remembers it.
-    #[must_use]
-    pub fn remembered(tokens: u64, now: Timestamp) -> Self {
-        Self { day: day_of(now), tokens_of_day: tokens, ..Self::default() }
-    }
-
     /// Lets a request in and counts it. Each that was let in must [`Account::leave`].
     ///
     /// # Errors
@@ -139,6 +133,20 @@ impl Account {
         if let Some(limit) = limits.tokens_per_minute {
             self.tokens.pour(tokens, limit, now);
         }
+    }
+
+    /// Whether tokens are left for one more answer; what asks by itself waits until then.
+    #[must_use]
+    pub fn has_tokens(&self, limits: &Limits, now: Timestamp) -> bool {
+        let used = if self.day == day_of(now) { self.tokens_of_day } else { 0 };
+        limits.tokens_per_day.is_none_or(|limit| used < limit)
+            && limits.tokens_per_minute.is_none_or(|limit| self.tokens.wait(limit, now).is_none())
+    }
+
+    /// Takes over what a store remembers of the day of `now`.
+    pub fn recall(&mut self, tokens: u64, now: Timestamp) {
+        self.turn_day(now);
+        self.tokens_of_day = self.tokens_of_day.max(tokens);
     }
 
     /// How the requests of a minute stand.
@@ -283,12 +291,15 @@ mod tests {
     fn a_days_budget_is_back_at_midnight_and_not_before() {
         let limits = Limits { tokens_per_day: Some(1_000), ..Limits::default() };
         let noon = Timestamp::from_second(20_000 * DAY_SECONDS + 12 * 3_600).unwrap();
-        let mut account = Account::remembered(400, noon);
+        let mut account = Account::default();
+        account.recall(400, noon);
+        assert!(account.has_tokens(&limits, noon));
         account.enter(&limits, noon).unwrap();
         account.spend(&limits, 600, noon);
         let why = refused(&mut account, &limits, noon);
         assert_eq!((why.exhausted, why.retry_after.as_secs()), (Exhausted::Budget, 12 * 3_600));
         assert_eq!(account.tokens(&limits, noon).unwrap().remaining, 0);
+        assert!(!account.has_tokens(&limits, noon));
         let midnight = Timestamp::from_second(20_001 * DAY_SECONDS).unwrap();
         account.enter(&limits, midnight).unwrap();
         assert_eq!(account.tokens(&limits, midnight).unwrap().remaining, 1_000);

@@ -75,6 +75,10 @@ typed_ids! {
     SessionId, "session";
     /// One mutating call, chosen by its caller.
     RequestId, "request";
+    /// Many chats that came in one file.
+    BatchId, "batch";
+    /// One file that was given to the gateway.
+    FileId, "file";
 }
 
 /// A name breaks a rule.

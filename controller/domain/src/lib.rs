@@ -6,6 +6,7 @@
 //! them. The words are those of the protocol, which this crate does not know.
 
 pub mod allowance;
+pub mod batch;
 pub mod copies;
 pub mod drill;
 pub mod evidence;

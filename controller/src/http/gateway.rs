@@ -5,19 +5,23 @@
 
 mod answer;
 mod ask;
+pub(super) mod batches;
 mod body;
 pub mod caller;
 mod chat;
 mod client;
 pub mod cors;
 pub mod error;
+mod files;
 pub mod frame;
 pub mod key;
 pub mod meter;
 mod models;
+mod multipart;
 mod outcome;
 mod repeat;
 pub mod request;
+mod responses;
 mod router;
 mod tale;
 mod whole;
@@ -29,11 +33,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{any, get, post},
 };
-use homelab_common::secret::Secret;
+use homelab_common::{error_chain::Chain, secret::Secret};
 use http::{HeaderMap, Uri, header};
 use jiff::Timestamp;
+use tracing::warn;
 
 use self::{
+    batches::runner::Runner,
     cors::Origins,
     error::ApiError,
     key::{Key, KeyRing},
@@ -43,15 +49,10 @@ use self::{
 use crate::{http::metrics::Metrics, job::Jobs};
 
 /// Parts of the OpenAI API that are not built.
-const NOT_BUILT: [&str; 16] = [
+const NOT_BUILT: [&str; 11] = [
     "completions",
     "embeddings",
-    "responses",
     "responses/{*rest}",
-    "batches",
-    "batches/{*rest}",
-    "files",
-    "files/{*rest}",
     "moderations",
     "rerank",
     "audio/{*rest}",
@@ -89,6 +90,16 @@ impl Keys {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = ring;
     }
 
+    /// The key of that name, if it still counts.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<Arc<Key>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).named(name)
+    }
+
+    fn all(&self) -> Vec<Arc<Key>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).all().collect()
+    }
+
     /// Who calls, by the key in `Authorization`. A key in the address is never read: addresses are
     /// written into logs on the way.
     ///
@@ -120,9 +131,23 @@ impl Gateway {
     /// A gateway to `jobs` for those who have one of `keys`.
     #[must_use]
     pub fn new(jobs: Jobs, keys: Keys, metrics: Arc<Metrics>) -> Self {
-        let started_at = jobs.parts().clock.now();
-        let meters = Meters::new(Arc::clone(&jobs.parts().clock));
+        let parts = jobs.parts();
+        let started_at = parts.clock.now();
+        let meters =
+            Meters::new(Arc::clone(&parts.clock), Arc::clone(&parts.store), parts.tasks.clone());
         Self { jobs, keys, meters, repeats: Repeats::default(), metrics, started_at }
+    }
+
+    /// Starts what goes on without being asked: work on batches, and what keys have used of their day.
+    pub fn start(&self) {
+        self.jobs.parts().driver.start(Arc::new(Runner::new(self.clone())));
+        let gateway = self.clone();
+        self.jobs.parts().tasks.spawn(async move {
+            let keys: Vec<_> = gateway.keys.all();
+            if let Err(error) = gateway.meters.recall(&keys).await {
+                warn!(error = %Chain(&error), "what keys have used today is not known and counts as nothing");
+            }
+        });
     }
 
     /// Its routes, for programs and for browsers on `origins`.
@@ -134,7 +159,14 @@ impl Gateway {
             .route("/models", get(router::list).post(router::no_files).delete(router::no_files))
             .route("/models/load", post(router::load))
             .route("/models/unload", post(router::unload))
-            .route("/models/sse", get(router::events));
+            .route("/models/sse", get(router::events))
+            .route("/v1/responses", post(responses::create))
+            .route("/v1/files", get(files::list).post(files::give))
+            .route("/v1/files/{id}", get(files::get).delete(files::remove))
+            .route("/v1/files/{id}/content", get(files::content))
+            .route("/v1/batches", get(batches::list).post(batches::create))
+            .route("/v1/batches/{id}", get(batches::get))
+            .route("/v1/batches/{id}/cancel", post(batches::cancel));
         for part in NOT_BUILT {
             routes = routes.route(&format!("/v1/{part}"), any(not_built));
         }

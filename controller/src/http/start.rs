@@ -20,7 +20,7 @@ use super::{
         workers::WorkersSource,
     },
     gateway::{
-        Keys,
+        Gateway, Keys,
         cors::Origins,
         key::{InvalidKeys, KeyRing},
     },
@@ -116,7 +116,11 @@ pub fn start(parts: Parts<'_>, listener: TlsServer) -> Result<Running, KeysError
     let workers = Board::new(WorkersSource::new(jobs.clone()));
     workers.start(&context.tasks);
     source::follow(&workers, &context.events, &context.tasks);
+    let metrics = Arc::new(Metrics::default());
+    let gateway = Gateway::new(jobs.clone(), keys.clone(), Arc::clone(&metrics));
+    gateway.start();
     let web = Web {
+        gateway,
         guard: Guard {
             names: host_names(context, names),
             clock: Arc::clone(&context.clock),
@@ -140,7 +144,7 @@ pub fn start(parts: Parts<'_>, listener: TlsServer) -> Result<Running, KeysError
         jobs: jobs.clone(),
         keys: keys.clone(),
         origins: Origins::new(context.config.gateway.origins.iter().cloned()),
-        metrics: Arc::new(Metrics::default()),
+        metrics,
     };
     server::serve(listener, web.router(), &context.tasks);
     Ok(Running { keys, keys_file })

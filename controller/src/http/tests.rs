@@ -1,4 +1,6 @@
+mod gateway_batches;
 mod gateway_limits;
+mod gateway_responses;
 mod gateway_router;
 mod job_pages;
 
@@ -102,6 +104,7 @@ impl OneSource for Shelves {
 
 struct Lab {
     rig: Rig,
+    gateway: Gateway,
     router: Router,
 }
 
@@ -114,7 +117,15 @@ impl Lab {
     }
 
     async fn showing(observed: Observed) -> Self {
-        let rig = Rig::new().await;
+        Self::over(Rig::new().await, observed)
+    }
+
+    /// The same store under a new controller, after the old one was killed.
+    async fn restart(self) -> Self {
+        Self::over(self.rig.restart().await, Observed::default())
+    }
+
+    fn over(rig: Rig, observed: Observed) -> Self {
         let clock: Arc<dyn homelab_common::clock::Clock> = Arc::new(rig.clock.clone());
         let chance: Arc<dyn homelab_common::chance::Chance> = Arc::new(SeededChance::new(3));
         let hash = |key: &str| -> String {
@@ -136,7 +147,10 @@ impl Lab {
         board.start(&rig.tasks);
         let backups = Board::new(Arc::new(Shelves));
         backups.start(&rig.tasks);
+        let (keys, metrics) = (Keys::new(keys), Arc::<Metrics>::default());
+        let gateway = Gateway::new(rig.jobs.clone(), keys.clone(), Arc::clone(&metrics));
         let web = Web {
+            gateway: gateway.clone(),
             guard: Guard {
                 names: HostNames::new(["lab.home.arpa".to_owned()]),
                 clock: Arc::clone(&clock),
@@ -158,11 +172,11 @@ impl Lab {
                 tasks: rig.tasks.clone(),
             },
             jobs: rig.jobs.clone(),
-            keys: Keys::new(keys),
+            keys,
             origins: Origins::new(["https://chat.home.arpa".to_owned()]),
-            metrics: Arc::default(),
+            metrics,
         };
-        Self { rig, router: web.router() }
+        Self { rig, gateway, router: web.router() }
     }
 
     async fn call(&self, request: Request<Body>) -> Response<Body> {
@@ -440,8 +454,9 @@ async fn errors_have_openais_shape_and_status() {
         (post(chat, Some(key), wish("nowhere", true).to_string()), 404, "model_not_found"),
         (post(chat, Some(bronze), wish("large", true).to_string()), 403, "tier_not_allowed"),
         (post("/v1/embeddings", Some(key), "{}".to_owned()), 501, "not_built_yet"),
-        (post("/v1/responses", Some(key), "{}".to_owned()), 501, "not_built_yet"),
-        (post("/v1/batches/b1/cancel", Some(key), "{}".to_owned()), 501, "not_built_yet"),
+        (post("/v1/responses", Some(key), "{}".to_owned()), 400, "invalid_request"),
+        (post("/v1/responses/r1/cancel", Some(key), "{}".to_owned()), 501, "not_built_yet"),
+        (post("/v1/batches/b1/cancel", Some(key), "{}".to_owned()), 404, "not_found"),
         (post("/v1/nonsense", Some(key), "{}".to_owned()), 404, "unknown_url"),
         (post("/v1/models", Some(key), "{}".to_owned()), 405, "method_not_allowed"),
         (post(chat, Some(key), "x".repeat(17 * 1024 * 1024)), 413, "request_too_large"),

@@ -20,6 +20,7 @@ pub use error::{JobError, RunError, StoreError};
 pub use noun::{
     attestations::{Attestation, Attestations},
     audit::{Audit, AuditEntry, AuditFault, AuditOutcome, AuditWalk, NewAuditEntry},
+    batches::{BatchLine, Batches, GivenFile},
     certificates::{Certificate, Certificates, DenyList, NewCertificate, Revocation, Revoke},
     hosts::{HostRecord, Hosts},
     jobs::{Claim, JobCounts, JobFilter, Jobs, Piece, Submitted, Swept, UnmetNeed},

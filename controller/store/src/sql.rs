@@ -7,6 +7,7 @@
 mod args;
 mod attestations;
 mod audit;
+mod batches;
 mod certificates;
 mod hosts;
 mod jobs;
@@ -34,9 +35,9 @@ use self::{
 use crate::{
     error::StoreError,
     noun::{
-        attestations::Attestations, audit::Audit, certificates::Certificates, hosts::Hosts,
-        jobs::Jobs, leadership::Leadership, power::PowerBook, requests::Requests, runs::Runs,
-        schedules::Schedules, sessions::Sessions, snapshots::Snapshots, tokens::Tokens,
+        attestations::Attestations, audit::Audit, batches::Batches, certificates::Certificates,
+        hosts::Hosts, jobs::Jobs, leadership::Leadership, power::PowerBook, requests::Requests,
+        runs::Runs, schedules::Schedules, sessions::Sessions, snapshots::Snapshots, tokens::Tokens,
     },
     store::Tx,
 };
@@ -204,6 +205,10 @@ impl Tx for SqlTx {
 
     fn attestations(&mut self) -> Box<dyn Attestations + '_> {
         Box::new(attestations::InAttestations(&mut self.conn))
+    }
+
+    fn batches(&mut self) -> Box<dyn Batches + '_> {
+        Box::new(batches::InBatches(&mut self.conn))
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

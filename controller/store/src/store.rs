@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use crate::{
     error::StoreError,
     noun::{
-        attestations::Attestations, audit::Audit, certificates::Certificates, hosts::Hosts,
-        jobs::Jobs, leadership::Leadership, power::PowerBook, requests::Requests, runs::Runs,
-        schedules::Schedules, sessions::Sessions, snapshots::Snapshots, tokens::Tokens,
+        attestations::Attestations, audit::Audit, batches::Batches, certificates::Certificates,
+        hosts::Hosts, jobs::Jobs, leadership::Leadership, power::PowerBook, requests::Requests,
+        runs::Runs, schedules::Schedules, sessions::Sessions, snapshots::Snapshots, tokens::Tokens,
     },
 };
 
@@ -84,6 +84,9 @@ pub trait Tx: Send {
     fn power(&mut self) -> Box<dyn PowerBook + '_>;
     /// Signed statements.
     fn attestations(&mut self) -> Box<dyn Attestations + '_>;
+
+    /// Files and batches of the gateway, and what keys have used.
+    fn batches(&mut self) -> Box<dyn Batches + '_>;
 
     /// Keeps everything that was written. Once this has returned, it survives the
     /// death of the process and a power cut. After an error nobody knows whether

@@ -42,9 +42,15 @@ impl Answer {
         Ok(())
     }
 
+    /// The answer as one `chat.completion`, written down.
+    #[must_use]
+    pub(super) fn finish(self) -> Bytes {
+        serde_json::to_vec(&self.into_value()).map(Bytes::from).unwrap_or_default()
+    }
+
     /// The answer as one `chat.completion`.
     #[must_use]
-    pub(super) fn finish(mut self) -> Bytes {
+    pub(super) fn into_value(mut self) -> Value {
         self.whole.insert("object".to_owned(), Value::from("chat.completion"));
         let choices = self.whole.entry("choices").or_insert_with(|| Value::Array(Vec::new()));
         for choice in choices.as_array_mut().into_iter().flatten() {
@@ -57,7 +63,7 @@ impl Answer {
             }
             choice.insert("message".to_owned(), message);
         }
-        serde_json::to_vec(&self.whole).map(Bytes::from).unwrap_or_default()
+        Value::Object(self.whole)
     }
 }
 

@@ -24,6 +24,18 @@ pub fn data(payload: &[u8]) -> Bytes {
     frame.freeze()
 }
 
+/// The same with the name of the event before it.
+#[must_use]
+pub fn named(event: &str, payload: &[u8]) -> Bytes {
+    let data = data(payload);
+    let mut frame = BytesMut::with_capacity(data.len() + event.len() + 8);
+    frame.put_slice(b"event: ");
+    frame.put_slice(event.as_bytes());
+    frame.put_u8(b'\n');
+    frame.put_slice(&data);
+    frame.freeze()
+}
+
 /// A comment, which every client skips; it keeps the connection alive and tells people who look.
 #[must_use]
 pub fn comment(text: &str) -> Bytes {

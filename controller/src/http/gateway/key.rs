@@ -82,6 +82,17 @@ impl KeyRing {
         found.map(Arc::clone)
     }
 
+    /// The key of that name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<Arc<Key>> {
+        self.all().find(|key| key.name == name)
+    }
+
+    /// All keys.
+    pub fn all(&self) -> impl Iterator<Item = Arc<Key>> {
+        self.keys.iter().map(|hashed| Arc::clone(&hashed.key))
+    }
+
     /// How many keys there are.
     #[must_use]
     pub fn len(&self) -> usize {

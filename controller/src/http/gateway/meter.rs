@@ -6,9 +6,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use homelab_common::clock::Clock;
-use homelab_domain::allowance::{Account, Gauge};
+use homelab_common::{clock::Clock, error_chain::Chain, lifecycle::Tasks};
+use homelab_domain::allowance::{Account, Gauge, day_of};
+use homelab_store::{Store, StoreError};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use tracing::warn;
 
 use super::{error::ApiError, key::Key};
 
@@ -16,10 +18,15 @@ use super::{error::ApiError, key::Key};
 const ACCOUNTS_MAX: usize = 2_000;
 
 /// The accounts of all keys. Clones are the same.
+///
+/// What a key has used of its day is kept in the store as well, so that no restart gives it a second
+/// budget; rates are short, and forgotten.
 #[derive(Clone)]
 pub struct Meters {
     accounts: Arc<Mutex<HashMap<String, Account>>>,
     clock: Arc<dyn Clock>,
+    store: Arc<dyn Store>,
+    tasks: Tasks,
 }
 
 /// One request that was let in. Dropped, it makes room for the next; what it has shown by then is
@@ -39,10 +46,54 @@ impl fmt::Debug for Meters {
 }
 
 impl Meters {
-    /// Nobody has used anything yet.
+    /// Nobody has used anything yet, as far as is known.
     #[must_use]
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { accounts: Arc::default(), clock }
+    pub fn new(clock: Arc<dyn Clock>, store: Arc<dyn Store>, tasks: Tasks) -> Self {
+        Self { accounts: Arc::default(), clock, store, tasks }
+    }
+
+    /// Takes over what the store remembers of the day of these keys.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn recall(&self, keys: &[Arc<Key>]) -> Result<(), StoreError> {
+        let today = day_of(self.clock.now());
+        let mut tx = self.store.read().await?;
+        for key in keys.iter().filter(|key| key.limits.tokens_per_day.is_some()) {
+            let spent = tx.batches().spent(&key.name, today).await?;
+            self.with(key, |account, now| account.recall(spent, now));
+        }
+        Ok(())
+    }
+
+    /// Charges a key for an answer.
+    pub fn charge(&self, key: &Key, tokens: u64) {
+        if tokens == 0 {
+            return;
+        }
+        self.with(key, |account, now| account.spend(&key.limits, tokens, now));
+        if key.limits.tokens_per_day.is_none() {
+            return;
+        }
+        let (store, name, today) =
+            (Arc::clone(&self.store), key.name.clone(), day_of(self.clock.now()));
+        self.tasks.spawn(async move {
+            let kept = async {
+                let mut tx = store.begin().await?;
+                tx.batches().spend(&name, today, tokens).await?;
+                tx.commit().await
+            };
+            if let Err(error) = kept.await {
+                warn!(key = %name, tokens, error = %Chain(&error), "could not keep what a key has used");
+            }
+        });
+    }
+
+    /// Whether a key has tokens left for one more answer.
+    #[must_use]
+    pub fn has_left(&self, key: &Key) -> bool {
+        let now = self.clock.now();
+        self.lock().get(&key.name).is_none_or(|account| account.has_tokens(&key.limits, now))
     }
 
     /// Lets a request of `key` in.
@@ -96,17 +147,16 @@ impl Ticket {
     /// The answer cost so many tokens.
     pub fn costs(&mut self, tokens: u64) {
         self.is_settled = true;
-        self.meters.with(&self.key, |account, now| account.spend(&self.key.limits, tokens, now));
+        self.meters.charge(&self.key, tokens);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let shown = if self.is_settled { 0 } else { self.shown };
-        self.meters.with(&self.key, |account, now| {
-            account.spend(&self.key.limits, shown, now);
-            account.leave();
-        });
+        if !self.is_settled {
+            self.meters.charge(&self.key, self.shown);
+        }
+        self.meters.with(&self.key, |account, _| account.leave());
     }
 }
 
@@ -136,43 +186,4 @@ fn gauges(account: &Account, key: &Key, now: jiff::Timestamp) -> HeaderMap {
         account.tokens(&key.limits, now),
     );
     headers
-}
-
-#[cfg(test)]
-mod tests {
-    use homelab_common::clock::ManualClock;
-    use homelab_domain::{allowance::Limits, site::Tier};
-    use jiff::Timestamp;
-
-    use super::*;
-    use crate::http::gateway::key::Models;
-
-    fn key(limits: Limits) -> Arc<Key> {
-        let tiers = vec![Tier::Bronze];
-        Arc::new(Key { name: "webui".to_owned(), tiers, limits, models: Models::Use })
-    }
-
-    #[test]
-    fn a_ticket_that_is_dropped_makes_room_and_charges_what_was_shown() {
-        let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
-        let meters = Meters::new(Arc::new(clock));
-        let limits = Limits { at_once: Some(1), tokens_per_minute: Some(100), ..Limits::default() };
-        let key = key(limits);
-        let mut ticket = meters.enter(&key).expect("room");
-        assert_eq!(meters.enter(&key).expect_err("full").status(), 429);
-        ticket.shows_a_piece();
-        ticket.shows_a_piece();
-        drop(ticket);
-        let mut ticket = meters.enter(&key).expect("room again");
-        assert_eq!(ticket.headers()["x-ratelimit-remaining-tokens"], "98");
-        ticket.shows_a_piece();
-        ticket.costs(40);
-        drop(ticket);
-        let ticket = meters.enter(&key).expect("room");
-        assert_eq!(
-            ticket.headers()["x-ratelimit-remaining-tokens"],
-            "58",
-            "the cost, not the pieces"
-        );
-    }
 }

@@ -53,6 +53,12 @@ const STEPS: &[Step] = &[
         postgres: include_str!("../../migrations/postgres/0004_power.sql"),
     },
     Step {
+        version: 6,
+        name: "batches",
+        sqlite: include_str!("../../migrations/sqlite/0006_batches.sql"),
+        postgres: include_str!("../../migrations/postgres/0006_batches.sql"),
+    },
+    Step {
         version: 7,
         name: "queue",
         sqlite: include_str!("../../migrations/sqlite/0007_queue.sql"),

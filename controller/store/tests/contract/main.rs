@@ -16,6 +16,7 @@
 #[expect(unreachable_pub, dead_code, reason = "shared with a crate where all of it is used")]
 mod postgres;
 
+mod batches;
 mod bench;
 mod certificates;
 mod durable;
@@ -147,6 +148,13 @@ promises! {
         what_kept_a_host_awake_adds_up_by_day_and_reason,
         energy_adds_up_by_job_tier_and_day,
         old_days_and_boots_are_forgotten_and_open_boots_are_not,
+    }
+    batches {
+        a_file_belongs_to_who_gave_it,
+        each_line_of_a_batch_is_begun_and_ended_once,
+        a_batch_that_has_ended_stays_as_it_is,
+        old_batches_go_with_their_lines_and_open_ones_stay,
+        what_a_key_has_used_is_added_up_by_day,
     }
     upkeep {
         a_job_is_dropped_sooner_when_that_was_asked_for,

@@ -1,0 +1,308 @@
+//! `/v1/batches`: many chats in one file, answered behind everybody else.
+
+pub(super) mod line;
+pub(in crate::http) mod runner;
+
+use std::time::Duration;
+
+use axum::{
+    extract::{Path, Query, Request, State},
+    response::{IntoResponse, Response},
+};
+use homelab_domain::{
+    batch::{Batch, BatchState, Tally},
+    ids::BatchId,
+};
+use homelab_store::StoreError;
+use http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::{
+    Gateway,
+    ask::store_failed,
+    body,
+    error::ApiError,
+    files::{self, List, Made, Named, Wanted},
+    key::Key,
+    models::json,
+};
+
+/// What a line may ask for.
+pub(super) const ENDPOINT: &str = "/v1/chat/completions";
+
+/// How long a batch is worked on, the one window that the API knows.
+const WINDOW: (&str, Duration) = ("24h", Duration::from_secs(24 * 3_600));
+
+/// Entries of `metadata`, and characters of one.
+const METADATA_MAX: (usize, usize) = (16, 512);
+
+/// Open batches of one key.
+const OPEN_MAX: usize = 20;
+
+#[derive(Deserialize)]
+struct Wish {
+    input_file_id: String,
+    endpoint: String,
+    completion_window: String,
+    #[serde(default)]
+    metadata: Option<Map<String, Value>>,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    id: String,
+    object: &'static str,
+    endpoint: String,
+    errors: Option<()>,
+    input_file_id: String,
+    completion_window: &'static str,
+    status: String,
+    output_file_id: Option<String>,
+    error_file_id: Option<String>,
+    created_at: i64,
+    in_progress_at: i64,
+    expires_at: i64,
+    finalizing_at: Option<i64>,
+    completed_at: Option<i64>,
+    failed_at: Option<i64>,
+    expired_at: Option<i64>,
+    cancelling_at: Option<i64>,
+    cancelled_at: Option<i64>,
+    request_counts: Counts,
+    metadata: Value,
+}
+
+#[derive(Serialize)]
+struct Counts {
+    total: u64,
+    completed: u64,
+    failed: u64,
+}
+
+/// As the API writes the identifier of a batch.
+fn shown_id(id: BatchId) -> String {
+    format!("batch_{}", id.uuid().simple())
+}
+
+fn parse_id(text: &str) -> Option<BatchId> {
+    Uuid::try_parse(text.strip_prefix("batch_")?).ok().map(Into::into)
+}
+
+/// `POST /v1/batches`.
+pub(super) async fn create(State(gateway): State<Gateway>, request: Request) -> Response {
+    let done = begin(&gateway, request).await;
+    answered(&gateway, done)
+}
+
+/// `GET /v1/batches`.
+pub(super) async fn list(
+    State(gateway): State<Gateway>,
+    Query(wanted): Query<Wanted>,
+    headers: HeaderMap,
+) -> Response {
+    let response = match list_of(&gateway, &wanted, &headers).await {
+        Ok(list) => json(&list),
+        Err(error) => error.into_response(),
+    };
+    gateway.metrics.answered("batches", response.status());
+    response
+}
+
+/// `GET /v1/batches/{id}`.
+pub(super) async fn get(
+    State(gateway): State<Gateway>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let found = async {
+        let key = gateway.keys.find(&headers)?;
+        find(&gateway, &key, &id).await
+    };
+    let done = found.await;
+    answered(&gateway, done)
+}
+
+/// `POST /v1/batches/{id}/cancel`.
+pub(super) async fn cancel(
+    State(gateway): State<Gateway>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let done = stop(&gateway, &id, &headers).await;
+    answered(&gateway, done)
+}
+
+fn answered(gateway: &Gateway, done: Result<(Batch, Tally), ApiError>) -> Response {
+    let response = match done {
+        Ok((batch, tally)) => json(&shown(&batch, &tally)),
+        Err(error) => error.into_response(),
+    };
+    gateway.metrics.answered("batches", response.status());
+    response
+}
+
+async fn begin(gateway: &Gateway, request: Request) -> Result<(Batch, Tally), ApiError> {
+    let (head, body) = request.into_parts();
+    let key = gateway.keys.find(&head.headers)?;
+    let _ticket = gateway.meters.enter(&key)?;
+    let wish: Wish = serde_json::from_slice(&body::read(body).await?).map_err(|error| {
+        ApiError::invalid(None, format!("The body is not a request for a batch: {error}."))
+    })?;
+    if wish.endpoint != ENDPOINT {
+        let words = format!("Batches are made of `{ENDPOINT}` only.");
+        return Err(ApiError::invalid(Some("endpoint"), words));
+    }
+    if wish.completion_window != WINDOW.0 {
+        return Err(ApiError::invalid(Some("completion_window"), "It must be `24h`."));
+    }
+    let metadata = metadata(wish.metadata.unwrap_or_default())?;
+    let missing = || ApiError::not_found(format!("file `{}`", wish.input_file_id));
+    let Some(Named::Given(input)) = Named::parse(&wish.input_file_id) else {
+        return Err(missing());
+    };
+    let store = &gateway.jobs.parts().store;
+    let content = async { store.read().await?.batches().content(&key.name, input).await };
+    let content = content.await.map_err(|error| store_failed(&error))?.ok_or_else(missing)?;
+    let lines = line::read(&content)?;
+    let now = gateway.jobs.parts().clock.now();
+    let batch = Batch {
+        id: gateway.new_id().into(),
+        owner: key.name.clone(),
+        tiers: key.tiers.clone(),
+        endpoint: wish.endpoint,
+        input,
+        state: BatchState::InProgress,
+        metadata,
+        created_at: now,
+        expires_at: now.checked_add(WINDOW.1).unwrap_or(now),
+        cancelling_at: None,
+        ended_at: None,
+    };
+    let kept = async {
+        let mut tx = store.begin().await?;
+        let open = tx.batches().active().await?;
+        if open.iter().filter(|batch| batch.owner == key.name).count() >= OPEN_MAX {
+            return Ok::<_, StoreError>(false);
+        }
+        tx.batches().create(&batch, &lines).await?;
+        tx.commit().await?;
+        Ok(true)
+    };
+    if !kept.await.map_err(|error| store_failed(&error))? {
+        let words = "20 batches of this key are open already. Wait for one, or cancel one.";
+        return Err(ApiError::too_many(words, Duration::from_secs(60)));
+    }
+    gateway.jobs.parts().driver.nudge(runner::NAME);
+    let waiting = u64::try_from(lines.len()).unwrap_or(u64::MAX);
+    Ok((batch, Tally { waiting, ..Tally::default() }))
+}
+
+fn metadata(given: Map<String, Value>) -> Result<String, ApiError> {
+    let fits = given.len() <= METADATA_MAX.0
+        && given.iter().all(|(key, value)| {
+            let text = value.as_str();
+            key.len() <= 64 && text.is_some_and(|text| text.chars().count() <= METADATA_MAX.1)
+        });
+    if !fits {
+        let words = "At most 16 texts of at most 512 characters, with names of at most 64.";
+        return Err(ApiError::invalid(Some("metadata"), words));
+    }
+    Ok(Value::Object(given).to_string())
+}
+
+async fn list_of(
+    gateway: &Gateway,
+    wanted: &Wanted,
+    headers: &HeaderMap,
+) -> Result<List<Shown>, ApiError> {
+    let key = gateway.keys.find(headers)?;
+    let after =
+        match wanted.after.as_deref() {
+            None => None,
+            Some(text) => Some(parse_id(text).ok_or_else(|| {
+                ApiError::invalid(Some("after"), "`after` is no batch of a list.")
+            })?),
+        };
+    let limit = wanted.limit();
+    let read = async {
+        let mut tx = gateway.jobs.parts().store.read().await?;
+        let mut rows = Vec::new();
+        let batches = tx.batches().list(&key.name, after, limit + 1).await?;
+        for batch in batches {
+            let tally = tx.batches().tally(batch.id).await?;
+            rows.push(shown(&batch, &tally));
+        }
+        Ok::<_, StoreError>(rows)
+    };
+    let rows = read.await.map_err(|error| store_failed(&error))?;
+    Ok(files::page(rows, limit, |row: &Shown| row.id.clone()))
+}
+
+async fn find(gateway: &Gateway, key: &Key, id: &str) -> Result<(Batch, Tally), ApiError> {
+    let missing = || ApiError::not_found(format!("batch `{id}`"));
+    let batch = parse_id(id).ok_or_else(missing)?;
+    let found = async {
+        let mut tx = gateway.jobs.parts().store.read().await?;
+        let Some(batch) = tx.batches().get(batch).await? else { return Ok(None) };
+        let tally = tx.batches().tally(batch.id).await?;
+        Ok::<_, StoreError>(Some((batch, tally)))
+    };
+    let found = found.await.map_err(|error| store_failed(&error))?;
+    found.filter(|(batch, _)| batch.owner == key.name).ok_or_else(missing)
+}
+
+async fn stop(
+    gateway: &Gateway,
+    id: &str,
+    headers: &HeaderMap,
+) -> Result<(Batch, Tally), ApiError> {
+    let key = gateway.keys.find(headers)?;
+    let (batch, tally) = find(gateway, &key, id).await?;
+    if batch.state != BatchState::InProgress {
+        return Ok((batch, tally));
+    }
+    let now = gateway.jobs.parts().clock.now();
+    let batch = Batch { state: BatchState::Cancelling, cancelling_at: Some(now), ..batch };
+    let kept = async {
+        let mut tx = gateway.jobs.parts().store.begin().await?;
+        tx.batches().update(&batch).await?;
+        tx.commit().await
+    };
+    kept.await.map_err(|error| store_failed(&error))?;
+    gateway.jobs.parts().driver.nudge(runner::NAME);
+    Ok((batch, tally))
+}
+
+fn shown(batch: &Batch, tally: &Tally) -> Shown {
+    let ended = |state| batch.ended_at.filter(|_| batch.state == state).map(|at| at.as_second());
+    let made =
+        |made: Made, lines: u64| (batch.state.is_final() && lines > 0).then(|| made.id(batch.id));
+    Shown {
+        id: shown_id(batch.id),
+        object: "batch",
+        endpoint: batch.endpoint.clone(),
+        errors: None,
+        input_file_id: files::shown(batch.input),
+        completion_window: WINDOW.0,
+        status: batch.state.to_string(),
+        output_file_id: made(Made::Output, tally.succeeded),
+        error_file_id: made(Made::Errors, tally.failed),
+        created_at: batch.created_at.as_second(),
+        in_progress_at: batch.created_at.as_second(),
+        expires_at: batch.expires_at.as_second(),
+        finalizing_at: ended(BatchState::Completed),
+        completed_at: ended(BatchState::Completed),
+        failed_at: None,
+        expired_at: ended(BatchState::Expired),
+        cancelling_at: batch.cancelling_at.map(|at| at.as_second()),
+        cancelled_at: ended(BatchState::Cancelled),
+        request_counts: Counts {
+            total: tally.total(),
+            completed: tally.succeeded,
+            failed: tally.failed,
+        },
+        metadata: serde_json::from_str(&batch.metadata).unwrap_or_default(),
+    }
+}
