@@ -22,6 +22,7 @@ mod certificates;
 mod durable;
 mod hosts;
 mod jobs;
+mod model;
 mod power;
 mod race;
 mod runs;
@@ -64,6 +65,9 @@ macro_rules! promises {
 }
 
 promises! {
+    model {
+        the_queue_does_what_its_model_says,
+    }
     jobs {
         a_job_is_submitted_once_however_often_it_is_sent,
         what_waits_is_listed_to_be_counted,
