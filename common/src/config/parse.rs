@@ -146,7 +146,9 @@ pub fn path(value: &Value<'_>) -> Result<PathBuf, Allowed> {
 /// It is neither an absolute path nor `credential:NAME`.
 pub fn secret_source(value: &Value<'_>) -> Result<secret::Source, Allowed> {
     let text = value.as_str().unwrap_or_default();
-    text.parse().map_err(|error: secret::InvalidSource| Allowed::new(error.to_string()))
+    text.parse().map_err(|error: secret::InvalidSource| {
+        Allowed::new(error.to_string()).hiding_what_was_seen()
+    })
 }
 
 /// One of some words, each with what it means.

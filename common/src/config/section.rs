@@ -202,7 +202,7 @@ impl<'d> Section<'d> {
             line: Some(value.line()),
             column: None,
             key: key.into(),
-            seen: Some(value.seen()),
+            seen: allowed.seen(value),
             allowed: allowed.describe(value),
         });
     }

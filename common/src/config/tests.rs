@@ -65,6 +65,14 @@ site.toml: 8 problems
 }
 
 #[test]
+fn what_stands_where_the_place_of_a_secret_is_expected_is_not_shown() {
+    let document = Document::parse("f.toml", "password = 'hunter2'\n").unwrap();
+    document.root().optional("password", parse::secret_source);
+    let report = document.finish().unwrap_err().to_string();
+    assert!(report.contains("password") && !report.contains("hunter2"), "{report}");
+}
+
+#[test]
 fn values_of_unknown_keys_are_not_shown() {
     assert!(!report("name = 'a'\npassword = 'hunter2'\n").contains("hunter2"));
 }

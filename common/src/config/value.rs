@@ -91,20 +91,32 @@ pub(super) fn line_of(text: &str, offset: usize) -> usize {
 pub struct Allowed {
     what: String,
     words: Vec<String>,
+    hides: bool,
 }
 
 impl Allowed {
     /// Describes what is allowed, with an example: `an address with a port,
     /// such as "127.0.0.1:7450"`.
     pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), words: Vec::new() }
+        Self { what: what.into(), words: Vec::new(), hides: false }
+    }
+
+    /// Keeps what was seen out of the report: where the place of a secret is
+    /// expected, the secret itself may stand.
+    #[must_use]
+    pub fn hiding_what_was_seen(self) -> Self {
+        Self { hides: true, ..self }
+    }
+
+    pub(super) fn seen(&self, value: &Value<'_>) -> Option<String> {
+        (!self.hides).then(|| value.seen())
     }
 
     /// One of these words; the nearest to what was seen is proposed.
     pub fn one_of(words: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let words: Vec<String> = words.into_iter().map(Into::into).collect();
         let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
-        Self { what: format!("one of {}", quoted.join(", ")), words }
+        Self { what: format!("one of {}", quoted.join(", ")), words, hides: false }
     }
 
     pub(super) fn describe(&self, value: &Value<'_>) -> String {
