@@ -180,6 +180,12 @@ names! {
     NetworkName, "network", label;
     /// A place that a drill may restore into.
     DrillTargetName, "drill target", label;
+    /// A provider of models outside the house.
+    ProviderName, "provider", label;
+    /// A rule about what may leave the house.
+    RuleName, "rule", label;
+    /// A budget of what may be spent outside.
+    BudgetName, "budget", label;
     /// The site; part of every identity.
     SiteName, "site", label;
     /// A person.

@@ -11,6 +11,7 @@ pub mod copies;
 pub mod drill;
 pub mod evidence;
 pub mod fleet;
+pub mod gold;
 pub mod identity;
 pub mod ids;
 pub mod job;

@@ -184,9 +184,9 @@ pub fn place_near(
 
 /// Why a job of that tier can never run on this site.
 fn tier_missing(site: &Site, tier: Tier) -> Option<Because> {
-    if tier == Tier::Gold {
-        let message =
-            "gold leaves the house, and this version sends nothing out; ask for silver or bronze";
+    if site.tier(tier).is_none() && tier == Tier::Gold {
+        let message = "gold leaves the house, and the site file has no such tier, so nothing does; \
+                       ask for silver or bronze";
         return Some(Because::new(Reason::GOLD_NOT_CONFIGURED, message));
     }
     site.tier(tier).is_none().then(|| {

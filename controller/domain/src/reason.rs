@@ -86,6 +86,12 @@ reasons! {
     TIER_NOT_CONFIGURED;
     /// The external tier is not part of this site.
     GOLD_NOT_CONFIGURED;
+    /// No rule lets the text leave the house.
+    GOLD_REFUSED;
+    /// A budget has no room for what it may cost.
+    GOLD_BUDGET_EXHAUSTED;
+    /// It is to stay in the house, whatever the rules say.
+    LOCAL_ONLY;
     /// The queue holds as much as it may.
     QUEUE_FULL;
     /// A host answers and every condition holds.

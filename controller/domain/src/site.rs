@@ -6,6 +6,7 @@
 
 mod backup;
 mod check;
+mod gold;
 mod network;
 mod power;
 
@@ -16,6 +17,9 @@ pub use backup::{
     Window,
 };
 pub use check::SiteProblem;
+pub use gold::{
+    Gold, InvalidProviderUrl, PARALLEL, Provider, ProviderModel, ProviderUrl, TokensField,
+};
 pub use network::{
     Cidr, InvalidCidr, InvalidMac, MacAddress, NetworkSegment, SegmentRule, SegmentVerdict,
 };
@@ -55,6 +59,8 @@ pub struct SiteDraft {
     pub kit_proof_every: Duration,
     /// Tiers of AI jobs.
     pub tiers: Vec<TierConfig>,
+    /// What may leave the house, to whom, and for how much.
+    pub gold: Gold,
 }
 
 /// A site whose parts fit together: names are unique, what is referred to
@@ -169,6 +175,12 @@ impl Site {
     #[must_use]
     pub fn tier_of(&self, host: &HostName) -> Option<Tier> {
         self.0.tiers.iter().find(|config| config.hosts.contains(host)).map(|config| config.tier)
+    }
+
+    /// What may leave the house, to whom, and for how much.
+    #[must_use]
+    pub const fn gold(&self) -> &Gold {
+        &self.0.gold
     }
 
     /// The parts, to be changed and checked again.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{Need, Placement, Step, WorkerView, place, queue::after};
 use crate::{
     job::{Job, JobState},
-    site::{ExpectedPower, Site},
+    site::{ExpectedPower, Provider, Site, Tier},
     text,
 };
 
@@ -99,10 +99,18 @@ pub fn explain(
     Explanation { decision, reasons, destinations, position: Some(queue.ahead + 1), expected_wait }
 }
 
-/// Where the text of a job may go: the hosts of its tier and nowhere else.
+/// Where the text of a job may go: the hosts of its tier and nowhere else, or for
+/// gold the one provider that offers its model.
 #[must_use]
 pub fn destinations(job: &Job, site: &Site) -> Vec<String> {
     let tier = job.spec().tier;
+    if tier == Tier::Gold {
+        let offer = site.gold().offer(&job.spec().model);
+        let line = |provider: &Provider| {
+            format!("{} ({}, {tier}, leaves the house)", provider.name, provider.url)
+        };
+        return offer.map(|(provider, _)| line(provider)).into_iter().collect();
+    }
     let hosts = site.tier(tier).map(|config| config.hosts.as_slice()).unwrap_or_default();
     hosts
         .iter()

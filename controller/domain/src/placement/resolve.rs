@@ -16,9 +16,10 @@ pub struct Resolved {
     pub model: ModelName,
 }
 
-/// Completes what the caller left open: without a tier, the first of the site
+/// Completes what the caller left open: without a tier, the first of the house
 /// that has the model (or a default one); without a model, the default of the
-/// tier. The reason says what cannot be had, and what can.
+/// tier. Gold is taken only by its name, or by that of a model which the house
+/// does not have. The reason says what cannot be had, and what can.
 pub fn resolve(
     site: &Site,
     model: Option<&ModelName>,
@@ -35,7 +36,8 @@ pub fn resolve(
             .tiers()
             .iter()
             .filter(|config| config.tier != Tier::Gold)
-            .find_map(|config| in_tier(config, model)),
+            .find_map(|config| in_tier(config, model))
+            .or_else(|| in_tier(site.tier(Tier::Gold)?, Some(model?))),
     };
     found.ok_or_else(|| nothing_found(site, model, tier))
 }

@@ -58,6 +58,7 @@ fn site() -> Site {
         windows: vec![],
         secrets: vec![],
         kit_proof_every: crate::site::KIT_PROOF_EVERY,
+        gold: crate::site::Gold::default(),
         tiers: vec![
             tier(Tier::Bronze, &["cw-nas", "ryzen"], &["tiny", "small"]),
             tier(Tier::Silver, &["x99"], &["big", "small"]),
@@ -121,7 +122,7 @@ fn a_silver_job_waits_for_its_host_though_bronze_is_free() {
 }
 
 #[test]
-fn gold_is_refused() {
+fn gold_is_refused_where_the_site_has_no_such_tier() {
     let placement = place(now(), &job(Tier::Gold, "small"), &[], &site());
     assert!(matches!(placement, Placement::Refuse { .. }));
     assert_eq!(reason(&placement), "GOLD_NOT_CONFIGURED");

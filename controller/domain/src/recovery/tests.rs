@@ -86,6 +86,7 @@ fn site(key_kept_in: &[&str]) -> Site {
         windows: vec![],
         secrets: vec![secret("nas-key", key_kept_in)],
         kit_proof_every: KIT_PROOF_EVERY,
+        gold: crate::site::Gold::default(),
         tiers: vec![],
     };
     draft.check(now()).unwrap()

@@ -1,6 +1,7 @@
 //! What the parts of a site must have in common.
 
 mod backup;
+mod gold;
 mod power;
 
 use std::{collections::HashMap, fmt, hash::Hash, net::SocketAddr};
@@ -45,6 +46,7 @@ impl SiteDraft {
         self.windows_fit(&mut problems);
         self.secrets_fit(&mut problems);
         self.tiers_fit(&mut problems);
+        self.gold_fits(&mut problems);
         if problems.is_empty() { Ok(Site(self)) } else { Err(problems) }
     }
 

@@ -56,6 +56,7 @@ fn draft() -> SiteDraft {
         windows: vec![],
         secrets: vec![],
         kit_proof_every: KIT_PROOF_EVERY,
+        gold: crate::site::Gold::default(),
         tiers: vec![TierConfig {
             tier: Tier::Bronze,
             hosts: vec![name("cw-nas")],
