@@ -22,6 +22,7 @@ pub use noun::{
     audit::{Audit, AuditEntry, AuditFault, AuditOutcome, AuditWalk, NewAuditEntry},
     batches::{BatchLine, Batches, GivenFile},
     certificates::{Certificate, Certificates, DenyList, NewCertificate, Revocation, Revoke},
+    gold::{Gold, GoldCall, GoldOutcome, NewGoldCall, Reserved, Settlement},
     hosts::{HostRecord, Hosts},
     jobs::{Claim, JobCounts, JobFilter, Jobs, Piece, Submitted, Swept, UnmetNeed},
     leadership::{Leader, Leadership, Tenure},

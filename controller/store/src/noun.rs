@@ -4,6 +4,7 @@ pub(crate) mod attestations;
 pub(crate) mod audit;
 pub(crate) mod batches;
 pub(crate) mod certificates;
+pub(crate) mod gold;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
 pub(crate) mod leadership;

@@ -9,6 +9,7 @@ mod attestations;
 mod audit;
 mod batches;
 mod certificates;
+mod gold;
 mod hosts;
 mod jobs;
 mod leadership;
@@ -36,8 +37,9 @@ use crate::{
     error::StoreError,
     noun::{
         attestations::Attestations, audit::Audit, batches::Batches, certificates::Certificates,
-        hosts::Hosts, jobs::Jobs, leadership::Leadership, power::PowerBook, requests::Requests,
-        runs::Runs, schedules::Schedules, sessions::Sessions, snapshots::Snapshots, tokens::Tokens,
+        gold::Gold, hosts::Hosts, jobs::Jobs, leadership::Leadership, power::PowerBook,
+        requests::Requests, runs::Runs, schedules::Schedules, sessions::Sessions,
+        snapshots::Snapshots, tokens::Tokens,
     },
     store::Tx,
 };
@@ -209,6 +211,10 @@ impl Tx for SqlTx {
 
     fn batches(&mut self) -> Box<dyn Batches + '_> {
         Box::new(batches::InBatches(&mut self.conn))
+    }
+
+    fn gold(&mut self) -> Box<dyn Gold + '_> {
+        Box::new(gold::InGold(&mut self.conn))
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

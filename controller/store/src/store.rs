@@ -13,8 +13,9 @@ use crate::{
     error::StoreError,
     noun::{
         attestations::Attestations, audit::Audit, batches::Batches, certificates::Certificates,
-        hosts::Hosts, jobs::Jobs, leadership::Leadership, power::PowerBook, requests::Requests,
-        runs::Runs, schedules::Schedules, sessions::Sessions, snapshots::Snapshots, tokens::Tokens,
+        gold::Gold, hosts::Hosts, jobs::Jobs, leadership::Leadership, power::PowerBook,
+        requests::Requests, runs::Runs, schedules::Schedules, sessions::Sessions,
+        snapshots::Snapshots, tokens::Tokens,
     },
 };
 
@@ -84,6 +85,8 @@ pub trait Tx: Send {
     fn power(&mut self) -> Box<dyn PowerBook + '_>;
     /// Signed statements.
     fn attestations(&mut self) -> Box<dyn Attestations + '_>;
+    /// Requests that left the house, and what they cost.
+    fn gold(&mut self) -> Box<dyn Gold + '_>;
 
     /// Files and batches of the gateway, and what keys have used.
     fn batches(&mut self) -> Box<dyn Batches + '_>;

@@ -53,6 +53,12 @@ const STEPS: &[Step] = &[
         postgres: include_str!("../../migrations/postgres/0004_power.sql"),
     },
     Step {
+        version: 5,
+        name: "gold",
+        sqlite: include_str!("../../migrations/sqlite/0005_gold.sql"),
+        postgres: include_str!("../../migrations/postgres/0005_gold.sql"),
+    },
+    Step {
         version: 6,
         name: "batches",
         sqlite: include_str!("../../migrations/sqlite/0006_batches.sql"),

@@ -20,6 +20,7 @@ mod batches;
 mod bench;
 mod certificates;
 mod durable;
+mod gold;
 mod hosts;
 mod jobs;
 mod model;
@@ -115,6 +116,13 @@ promises! {
         the_deny_list_forgets_what_has_ended_by_itself,
         the_audit_log_cannot_be_changed_and_shows_when_it_was,
         a_request_id_belongs_to_one_request,
+    }
+    gold {
+        a_hundred_reservations_at_once_never_exceed_the_budget,
+        a_reservation_counts_until_it_is_settled_and_the_cost_from_then_on,
+        an_attempt_is_let_out_and_settled_once,
+        what_nobody_settles_costs_the_most_that_it_could,
+        spending_is_summed_by_asker_day_and_month,
     }
     hosts {
         what_was_seen_of_a_host_only_grows,
