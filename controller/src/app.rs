@@ -20,8 +20,8 @@ use homelab_proto::{
         audit_service_server::AuditServiceServer,
         backup_schedule_service_server::BackupScheduleServiceServer,
         enrolment_service_server::EnrolmentServiceServer, fleet_service_server::FleetServiceServer,
-        job_service_server::JobServiceServer, power_service_server::PowerServiceServer,
-        site_service_server::SiteServiceServer,
+        gold_service_server::GoldServiceServer, job_service_server::JobServiceServer,
+        power_service_server::PowerServiceServer, site_service_server::SiteServiceServer,
     },
     descriptors,
 };
@@ -56,9 +56,11 @@ use crate::{
         keep::ObserveHosts,
         watch::{Pace, Watchers},
     },
+    gold::{self, Gold, engines::GoldEngines, wire::TlsConnector},
     grpc::{
         audit::AuditApi, backup_schedule::BackupScheduleApi, enrolment::EnrolmentApi,
-        fleet::FleetApi, job::JobApi, power::PowerApi, site::SiteApi, unbuilt::NOT_BUILT,
+        fleet::FleetApi, gold::GoldApi, job::JobApi, power::PowerApi, site::SiteApi,
+        unbuilt::NOT_BUILT,
     },
     http,
     job::{self, Jobs, fleet_engines::FleetEngines},
@@ -194,7 +196,9 @@ impl App {
             tasks,
             config: Arc::new(config),
         };
-        let jobs = Jobs::new(job_parts(&context));
+        let gold = Gold::new(gold_parts(&context));
+        gold.recover().await?;
+        let jobs = Jobs::new(job_parts(&context, &gold));
         let agents = GrpcAgents::new(Arc::new(context.fleet.clone()));
         let signer = Signer::open(&context.config.state_dir.join(EVIDENCE_KEY))?;
         let parts = backup::Parts::of(&context, Arc::new(agents.clone()), signer);
@@ -203,6 +207,7 @@ impl App {
         let assembly = Assembly {
             context: context.clone(),
             jobs: jobs.clone(),
+            gold,
             backups: backups.clone(),
             powers: powers.clone(),
             agents,
@@ -272,6 +277,7 @@ impl App {
 struct Assembly {
     context: Context,
     jobs: Jobs,
+    gold: Gold,
     backups: Backups,
     powers: Powers,
     agents: GrpcAgents,
@@ -329,6 +335,7 @@ impl Assembly {
                 self.powers.clone(),
                 context.tasks.clone(),
             )))
+            .service(GoldServiceServer::new(GoldApi::new(self.gold.clone())))
             .service(BackupScheduleServiceServer::new(BackupScheduleApi::new(
                 self.backups.clone(),
                 self.agents.clone(),
@@ -446,7 +453,19 @@ impl Assembly {
     }
 }
 
-fn job_parts(context: &Context) -> job::Parts {
+fn gold_parts(context: &Context) -> gold::Parts {
+    gold::Parts {
+        store: Arc::clone(&context.store),
+        clock: Arc::clone(&context.clock),
+        tasks: context.tasks.clone(),
+        site: context.site.clone(),
+        connector: Arc::new(TlsConnector::new(Arc::clone(&context.clock))),
+    }
+}
+
+fn job_parts(context: &Context, gold: &Gold) -> job::Parts {
+    let house =
+        FleetEngines::new(context.fleet.clone(), context.site.clone(), context.tasks.clone());
     job::Parts {
         store: Arc::clone(&context.store),
         clock: Arc::clone(&context.clock),
@@ -454,11 +473,7 @@ fn job_parts(context: &Context) -> job::Parts {
         tasks: context.tasks.clone(),
         driver: context.driver.clone(),
         site: context.site.clone(),
-        engines: Arc::new(FleetEngines::new(
-            context.fleet.clone(),
-            context.site.clone(),
-            context.tasks.clone(),
-        )),
+        engines: Arc::new(GoldEngines::new(Arc::new(house), gold.clone())),
         events: context.events.clone(),
         limits: context.config.queue,
     }

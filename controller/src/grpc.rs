@@ -4,6 +4,7 @@ pub mod audit;
 pub mod backup_schedule;
 pub mod enrolment;
 pub mod fleet;
+pub mod gold;
 pub mod job;
 pub mod power;
 pub mod site;

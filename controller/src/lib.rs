@@ -10,6 +10,7 @@ pub mod ca;
 pub mod cli;
 pub mod config;
 pub mod fleet;
+pub mod gold;
 pub mod grpc;
 pub mod http;
 pub mod job;

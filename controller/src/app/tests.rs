@@ -48,6 +48,7 @@ use super::*;
 mod access;
 mod agent;
 mod enrolment;
+mod gold;
 mod life;
 mod postgres;
 mod restore;

@@ -8,6 +8,7 @@ use futures_util::Stream;
 use homelab_domain::{
     ids::{JobId, RequestId},
     job::Job,
+    reason::Reason as Stays,
 };
 use homelab_proto::controller::v1 as pb;
 use homelab_rpc::{
@@ -49,6 +50,12 @@ impl JobApi {
         Ok(pb::Job { answer, ..convert::job(job) })
     }
 
+    async fn explanation(&self, job: &Job) -> Result<pb::JobExplanation, Status> {
+        let explanation = self.jobs.explain(job).await.map_err(store_status)?;
+        let outside = self.jobs.outlook(job).await;
+        Ok(pb::JobExplanation { outside, ..convert::explanation(explanation) })
+    }
+
     async fn find(&self, id: &str) -> Result<(Job, Vec<homelab_domain::job::JobEvent>), Status> {
         let id = job_id(id)?;
         let found = self.jobs.get(id).await.map_err(store_status)?;
@@ -71,8 +78,7 @@ impl JobService for JobApi {
         } else {
             self.jobs.submit(submission).await.map_err(submit_status)?.job
         };
-        let explanation =
-            Some(convert::explanation(self.jobs.explain(&job).await.map_err(store_status)?));
+        let explanation = Some(self.explanation(&job).await?);
         Ok(Response::new(pb::SubmitJobResponse { job: Some(convert::job(&job)), explanation }))
     }
 
@@ -167,8 +173,7 @@ impl JobService for JobApi {
         request: Request<pb::ExplainJobRequest>,
     ) -> Result<Response<pb::ExplainJobResponse>, Status> {
         let (job, _) = self.find(&request.get_ref().job_id).await?;
-        let explanation =
-            Some(convert::explanation(self.jobs.explain(&job).await.map_err(store_status)?));
+        let explanation = Some(self.explanation(&job).await?);
         Ok(Response::new(pb::ExplainJobResponse { job: Some(convert::job(&job)), explanation }))
     }
 
@@ -265,6 +270,11 @@ fn submit_status(error: SubmitError) -> Status {
 fn refused_status(refused: Refused) -> Status {
     match &refused {
         Refused::Field { field, rule } => invalid(field, rule),
+        Refused::NoPlace { because, .. }
+            if [Stays::GOLD_REFUSED, Stays::LOCAL_ONLY].contains(&because.reason) =>
+        {
+            fail(Code::PermissionDenied, GOLD_REFUSED, refused.to_string())
+        }
         Refused::NoPlace { .. } => invalid("model", &refused),
         Refused::TierNotAllowed(_) => {
             fail(Code::PermissionDenied, TIER_NOT_ALLOWED, refused.to_string())
@@ -303,3 +313,4 @@ fn store_status(error: StoreError) -> Status {
 }
 
 const TIER_NOT_ALLOWED: Reason = Reason::named("TIER_NOT_ALLOWED");
+const GOLD_REFUSED: Reason = Reason::named("GOLD_REFUSED");

@@ -9,6 +9,8 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use homelab_domain::{
     ids::{HostName, ModelName},
+    job::{Job, JobSpec},
+    reason::Because,
     site::Tier,
 };
 use homelab_proto::inference::v1::{ChatCompleteRequest, ChatCompleteResponse, Model, Worker};
@@ -75,6 +77,17 @@ pub trait Engines: fmt::Debug + Send + Sync {
     /// The worker's own status: `SLOTS_BUSY`, `MODEL_NOT_FOUND`, `ENGINE_NOT_READY`, or unreachable.
     async fn chat(&self, worker: &HostName, request: ChatCompleteRequest)
     -> Result<Pieces, Status>;
+
+    /// Why a job may not go to a worker of its tier, from its text and the rules of the site.
+    /// Workers in the house take any.
+    fn objection(&self, _spec: &JobSpec) -> Option<Because> {
+        None
+    }
+
+    /// What of a job leaves or has left the house, a line each; nothing for those that stay.
+    async fn outlook(&self, _job: &Job) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Has a worker load a model; returns when it has begun, and goes on by itself.
     ///

@@ -65,4 +65,9 @@ impl Jobs {
         let expected = hosts.iter().filter_map(|host| self.wakes().expected(host, now));
         expected.min_by_key(|wake| wake.up_in.unwrap_or(Duration::MAX))
     }
+
+    /// What of a job leaves or has left the house, a line each.
+    pub async fn outlook(&self, job: &Job) -> Vec<String> {
+        self.0.parts.engines.outlook(job).await
+    }
 }

@@ -51,7 +51,11 @@ impl Jobs {
     /// # Errors
     /// The rule that it breaks.
     pub fn check(&self, submission: Submission) -> Result<JobSpec, Refused> {
-        submission.check(&self.site(), self.now())
+        let spec = submission.check(&self.site(), self.now())?;
+        match self.0.parts.engines.objection(&spec) {
+            None => Ok(spec),
+            Some(because) => Err(Refused::NoPlace { model: spec.model.to_string(), because }),
+        }
     }
 
     /// Takes a job. When this returns it is stored, and either in the queue or given to a worker.

@@ -1,6 +1,7 @@
 //! From TOML to a checked site.
 
 mod backup;
+mod gold;
 mod power;
 
 use homelab_common::config::{Document, Report, Section, parse};
@@ -16,7 +17,6 @@ use jiff::Timestamp;
 
 /// Parts that are documented, accepted, and not acted upon yet.
 const LATER: [&str; 2] = ["notify", "phase"];
-const LATER_AI: [&str; 2] = ["provider", "rule"];
 
 /// Reads a site and names the parts of it that nothing acts upon yet.
 pub(super) fn site(
@@ -42,8 +42,8 @@ pub(super) fn site(
     let kit_proof_every = backup::kit_proof_every(&root);
     let ai = root.table("ai");
     let tiers = each(&ai, "tier", tier);
-    let mut later: Vec<_> = LATER.into_iter().filter(|part| root.has(part)).collect();
-    later.extend(LATER_AI.into_iter().filter(|part| ai.has(part)));
+    let gold = gold::gold(&ai);
+    let later = LATER.into_iter().filter(|part| root.has(part)).collect();
 
     let draft = document.finish_with(|| {
         Some(SiteDraft {
@@ -60,6 +60,7 @@ pub(super) fn site(
             secrets: secrets?,
             kit_proof_every,
             tiers: tiers?,
+            gold: gold?,
         })
     })?;
     match draft.check(now) {

@@ -228,6 +228,7 @@ pub(crate) fn explanation(explanation: Explanation) -> pb::JobExplanation {
         destinations: explanation.destinations,
         position: explanation.position.map(|position| u32::try_from(position).unwrap_or(u32::MAX)),
         expected_wait: explanation.expected_wait.and_then(|wait| wait.try_into().ok()),
+        outside: Vec::new(),
     }
 }
 

@@ -24,6 +24,11 @@ pub(super) fn of_refusal(refused: &Refused) -> ApiError {
         {
             ApiError::model_not_found(model)
         }
+        Refused::NoPlace { because, .. }
+            if [Reason::GOLD_REFUSED, Reason::LOCAL_ONLY].contains(&because.reason) =>
+        {
+            ApiError::forbidden(sentence(&refused.to_string()))
+        }
         Refused::NoPlace { .. } => ApiError::invalid(Some("model"), sentence(&refused.to_string())),
         Refused::TierNotAllowed(_) => ApiError::forbidden(sentence(&refused.to_string())),
         Refused::Field { .. } => ApiError::invalid(None, sentence(&refused.to_string())),
@@ -49,6 +54,7 @@ pub(super) fn of_end(job: &Job) -> Result<(), ApiError> {
         JobState::Failed { failure, .. } => Err(match failure.reason.as_str() {
             // The engine read the request and did not like it: too long, or malformed.
             "ENGINE_REFUSED" | "INVALID_REQUEST" => ApiError::invalid(None, message),
+            "GOLD_REFUSED" | "LOCAL_ONLY" | "GOLD_BUDGET_EXHAUSTED" => ApiError::forbidden(message),
             "MODEL_NOT_FOUND" => ApiError::model_not_found(job.spec().model.as_str()),
             "WORKER_UNREACHABLE" | "HOST_UNREACHABLE" => {
                 ApiError::unreachable(code, message, WORKER_RETRY)
