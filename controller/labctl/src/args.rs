@@ -3,6 +3,7 @@
 //!
 //! A file each family of verbs.
 
+mod ai;
 mod backup;
 mod host;
 mod job;
@@ -16,6 +17,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub use self::{
+    ai::{AiCommand, BudgetArgs, CheckArgs},
     backup::{
         AcknowledgeArgs, ApplyArgs, BackupCommand, BackupNameArgs, CancelArgs, CopiesArgs,
         CopyArgs, DrillArgs, EvidenceCommand, EvidenceListArgs, EvidenceVerifyArgs, KeepArgs,
@@ -24,8 +26,7 @@ pub use self::{
     },
     host::{DoctorArgs, EnrollArgs, HostCommand, KindWord, NameArgs},
     job::{
-        AiCommand, AskArgs, ClassWord, JobArgs, JobCommand, JobListArgs, ModelCommand, SubmitArgs,
-        TierWord,
+        AskArgs, ClassWord, JobArgs, JobCommand, JobListArgs, ModelCommand, SubmitArgs, TierWord,
     },
     login::{InitArgs, LoginArgs, RoleWord},
     power::{HeldWord, HoldArgs, PowerCommand, ReportArgs, SleepArgs},
@@ -145,7 +146,7 @@ pub enum Command {
     /// AI jobs: submit, follow, explain, cancel.
     #[command(subcommand)]
     Job(JobCommand),
-    /// The AI half as a whole: what will be done with what waits.
+    /// The AI half as a whole: what will be done with what waits, what may leave, what is left to spend.
     #[command(subcommand)]
     Ai(AiCommand),
     /// Ask a model, and print its answer as it comes.
@@ -241,7 +242,7 @@ mod tests {
         }
         let command = Cli::command();
         let mut found = Vec::new();
-        for family in ["backup", "power", "recovery-kit", "docs"] {
+        for family in ["ai", "backup", "power", "recovery-kit", "docs"] {
             let verbs = command.find_subcommand(family).expect(family);
             lacking(verbs, &format!("labctl {family}"), &mut found);
         }

@@ -74,6 +74,10 @@ paths! {
         HOLD_POWER = "HoldPower",
         GET_POWER_REPORT = "GetPowerReport",
     }
+    "GoldService" {
+        GET_BUDGETS = "GetBudgets",
+        CHECK_TEXT = "CheckText",
+    }
     "AuditService" {
         LIST_AUDIT_ENTRIES = "ListAuditEntries",
         VERIFY_AUDIT = "VerifyAudit",

@@ -1,5 +1,6 @@
 //! The verbs, a file each noun.
 
+pub mod ai;
 pub mod audit;
 pub mod backup;
 pub mod ca;

@@ -70,8 +70,8 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Ai(AiCommand::Plan) if lab.global.watch => {
             watch(|| command::job::plan(&lab)).await
         }
-        Command::Ai(AiCommand::Plan) => command::job::plan(&lab).await,
         Command::Ask(args) => command::job::ask(&lab, args).await,
+        Command::Ai(command) => command::ai::run(&lab, command).await,
         Command::Model(ModelCommand::List) => command::overview::models(&lab).await,
         Command::Ca(command) => command::ca::run(&lab, command).await,
         Command::Audit(command) => command::audit::run(&lab, command).await,

@@ -108,13 +108,6 @@ pub enum ClassWord {
     Background,
 }
 
-/// `labctl ai …`.
-#[derive(Clone, Debug, Subcommand)]
-pub enum AiCommand {
-    /// Say what will be done with everything that waits, and why.
-    Plan,
-}
-
 /// Tiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TierWord {

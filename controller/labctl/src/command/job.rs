@@ -262,6 +262,9 @@ fn explanation(explanation: Option<&JobExplanation>) -> String {
     for place in &explanation.destinations {
         text.push_str(&format!("  text may go to {place}\n"));
     }
+    for line in &explanation.outside {
+        text.push_str(&format!("  outside: {line}\n"));
+    }
     if let Some(position) = explanation.position {
         text.push_str(&format!("  place in the queue: {position}\n"));
     }
@@ -300,16 +303,19 @@ fn messages(args: &AskArgs) -> Result<Vec<ChatMessage>, Failure> {
         .collect())
 }
 
-fn from_stdin() -> Result<String, Failure> {
+/// A text from standard input.
+///
+/// # Errors
+/// It cannot be read, or is larger than 4 MiB.
+pub(super) fn from_stdin() -> Result<String, Failure> {
     let mut text = String::new();
     let read = std::io::stdin().lock().take(PROMPT_BYTES_MAX + 1).read_to_string(&mut text);
     match read {
-        Err(error) => Err(Failure::new(
-            Exit::Usage,
-            format!("read the question from standard input: {error}"),
-        )),
+        Err(error) => {
+            Err(Failure::new(Exit::Usage, format!("read the text from standard input: {error}")))
+        }
         Ok(_) if text.len() as u64 > PROMPT_BYTES_MAX => {
-            Err(Failure::new(Exit::Usage, "the question on standard input is larger than 4 MiB"))
+            Err(Failure::new(Exit::Usage, "the text on standard input is larger than 4 MiB"))
         }
         Ok(_) => Ok(text),
     }
