@@ -4,7 +4,13 @@ use std::{
     fs::DirBuilder, io, net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc,
 };
 
-use homelab_common::{chance::Chance, clock::Clock, exec::Exec, lifecycle::Tasks};
+use homelab_common::{
+    chance::Chance,
+    clock::Clock,
+    exec::Exec,
+    ledger::LedgerError,
+    lifecycle::{Abandoned, Tasks},
+};
 use homelab_proto::descriptors;
 use homelab_rpc::{
     daemon::{Daemon, DaemonError, DaemonParts, Reloader},
@@ -17,9 +23,16 @@ use crate::{
     config::{Config, EngineEntry},
     device::Roots,
     engine::{Engine, World},
+    model::Hashes,
     service::{Inference, NOT_BUILT},
     worker::{Parts, Seat, Worker},
 };
+
+/// In the state folder: which model file had which hash.
+const HASHES: &str = "model-hashes.json";
+
+/// In the state folder: bundles about engines that ended by themselves.
+const INCIDENTS: &str = "incidents";
 
 /// What the daemon needs of the world.
 #[derive(Debug, Clone)]
@@ -64,6 +77,12 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// What is remembered of models can neither be read nor thrown away.
+    #[error(transparent)]
+    Hashes(LedgerError),
+    /// The daemon was stopped meanwhile.
+    #[error(transparent)]
+    Stopping(Abandoned),
 }
 
 impl App {
@@ -73,6 +92,7 @@ impl App {
     /// [`StartError`]; nothing runs then.
     pub async fn start(config: Config, deps: Deps) -> Result<Self, StartError> {
         let Config { daemon, runtime, engines, models } = config;
+        let state_dir = daemon.state_dir.clone();
         let daemon = Daemon::open(DaemonParts {
             config: daemon,
             kind: Kind::GpuWorker,
@@ -93,6 +113,10 @@ impl App {
             .create(&runtime)
             .map_err(|source| StartError::Runtime { path: runtime.clone(), source })?;
 
+        let hashes = state_dir.join(HASHES);
+        let loading = deps.tasks.blocking(move || Hashes::load(&hashes)).await;
+        let hashes = loading.map_err(StartError::Stopping)?.map_err(StartError::Hashes)?;
+
         let changed = watch::channel(()).0;
         let world = World {
             exec: Arc::clone(&deps.exec),
@@ -100,6 +124,7 @@ impl App {
             chance: Arc::clone(&deps.chance),
             tasks: deps.tasks.clone(),
             runtime,
+            incidents: state_dir.join(INCIDENTS),
             roots: deps.roots.clone(),
             changed: changed.clone(),
         };
@@ -112,6 +137,7 @@ impl App {
             host: daemon.id().name().as_str().to_owned(),
             seats: engines.into_iter().map(seat).collect(),
             models,
+            hashes,
             roots: deps.roots,
             tasks: deps.tasks.clone(),
             clock: deps.clock,

@@ -15,7 +15,7 @@ use homelab_rpc::{daemon::DaemonConfig, peer::Kind};
 
 use crate::{
     engine::{EngineConfig, backend::Backend},
-    model::{Model, ModelName, Options, Sha256},
+    model::{Model, ModelName, Options, Purpose, Sha256},
 };
 
 /// Where the file stands unless another one is named.
@@ -105,6 +105,7 @@ fn model(section: &Section<'_>) -> Option<Arc<Model>> {
         slots: section.or("slots", default.slots, parse::integer(1..=SLOTS_MAX)),
         backends: section.list("backends", parse::text(str::parse::<Backend>)),
         arguments: section.list("arguments", parse::string),
+        purpose: section.or("purpose", Purpose::Text, parse::word(&Purpose::WORDS)),
     };
     Some(Arc::new(Model::new(name?, path, options)))
 }
@@ -238,7 +239,7 @@ mod tests {
     fn the_example_file_is_in_order() {
         let text = include_str!("../../packaging/examples/gpu-worker.toml");
         let config = Config::parse("gpu-worker.toml", text).unwrap();
-        assert_eq!((config.engines.len(), config.models.len()), (3, 3));
+        assert_eq!((config.engines.len(), config.models.len()), (3, 4));
     }
 
     #[test]
@@ -265,6 +266,10 @@ mod tests {
             tensor-split = [1]
             backend = "cuda"
             command = ["/e"]
+            [[engine]]
+            name = "abroad"
+            url = "https://api.example.com/v1"
+            command = ["/e", "{port}"]
             [[model]]
             name = "small"
             slots = 0
@@ -284,6 +289,8 @@ mod tests {
             "`sycl` or `vulkan`, so that the card is found by its slot",
             "two or more PCI slots that differ",
             "one share for each device",
+            "an IP address of this host or of a private network",
+            "nothing beside `url`",
             "`sycl`, `vulkan` or `cpu`",
             "from 1 to 256",
             "`small` stands twice",
@@ -291,6 +298,25 @@ mod tests {
         ] {
             assert!(report.contains(expected), "{expected} is not in:\n{report}");
         }
+    }
+
+    #[test]
+    fn an_engine_that_somebody_else_runs_needs_a_url_only() {
+        let config = Config::parse(
+            "gpu-worker.toml",
+            r#"
+            [[engine]]
+            name = "ollama"
+            url = "http://127.0.0.1:11434/v1"
+            load = "llama3:8b"
+            [[model]]
+            name = "llama3:8b"
+            "#,
+        )
+        .unwrap();
+        let engine = &config.engines[0].engine;
+        assert_eq!(engine.remote.as_ref().unwrap().url(), "http://127.0.0.1:11434/v1");
+        assert!(engine.devices.is_empty() && engine.builds.is_empty());
     }
 
     #[test]

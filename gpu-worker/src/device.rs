@@ -167,6 +167,18 @@ pub fn held_by(roots: &Roots, pid: u32, slots: &[PciSlot]) -> Option<u64> {
     slots.iter().map(|slot| held.on(slot).ok()).sum()
 }
 
+/// What the energy meter of a device shows, in microjoules; `None` without one.
+pub fn meter(roots: &Roots, device: &DeviceId) -> Option<u64> {
+    let power = match device {
+        DeviceId::Cpu => processor::power(&roots.sys),
+        DeviceId::Pci(slot) => card::power(&roots.sys, slot),
+    };
+    match power {
+        Some(Power::MeterMicrojoules(meter)) => Some(meter),
+        _ => None,
+    }
+}
+
 /// Mean power between two readings of an energy meter; `None` when the meter went
 /// back, as it does when the driver is loaded again.
 pub fn mean_watts(

@@ -12,7 +12,11 @@ pub mod chunk;
 pub mod command;
 pub mod health;
 pub mod http;
+pub mod incident;
+mod placed;
 mod process;
+pub mod recent;
+pub mod remote;
 pub mod request;
 pub mod restart;
 pub mod session;
@@ -22,22 +26,30 @@ mod trace;
 
 use std::{collections::VecDeque, fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use homelab_common::{chance::Chance, clock::Clock, exec::Exec, lifecycle::Tasks};
+use homelab_common::{
+    chance::Chance, clock::Clock, error_chain::Chain, exec::Exec, lifecycle::Tasks,
+};
 use jiff::Timestamp;
 use tokio::{sync::watch, time};
 use tracing::{info, warn};
 
 use crate::{
-    device::{DeviceId, PciSlot, Roots},
+    device::{self, DeviceId, PciSlot, Roots},
     engine::{
         build::{Build, Variant, variants},
-        process::{End, Incident, Remedy},
+        incident::{Bundle, Incident, Remedy, Row},
+        process::End,
+        recent::Recent,
+        remote::Remote,
         restart::{History, Next, RestartPolicy},
         session::Session,
         stream::Patience,
     },
     model::Model,
 };
+
+/// A card that hangs can block whoever reads its files.
+const READ_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What a person has configured about an engine.
 #[derive(Debug, Clone)]
@@ -48,12 +60,25 @@ pub struct EngineConfig {
     pub devices: Vec<DeviceId>,
     /// How the layers are shared out among them; empty for by their memory.
     pub tensor_split: Vec<u32>,
-    /// What may be started, best first.
+    /// What may be started, best first; nothing when it runs elsewhere.
     pub builds: Vec<Build>,
+    /// Where it is, when somebody else runs it.
+    pub remote: Option<Remote>,
     /// Page that answers 200 once it is ready.
     pub health_path: String,
+    /// What is done about a model that does not seem to fit.
+    pub memory_check: MemoryCheck,
     /// Its deadlines.
     pub timing: Timing,
+}
+
+/// What is done about a model that does not seem to fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryCheck {
+    /// It is not loaded.
+    Refuse,
+    /// It is loaded all the same.
+    Ignore,
 }
 
 impl EngineConfig {
@@ -71,7 +96,11 @@ impl EngineConfig {
 
     /// Whether there is a build that may run `model`.
     pub fn can_run(&self, model: &Model) -> bool {
-        !variants(&self.builds, model).is_empty()
+        match &self.remote {
+            // What it computes with is not known.
+            Some(_) => model.options.backends.is_empty(),
+            None => !variants(&self.builds, model).is_empty(),
+        }
     }
 }
 
@@ -84,8 +113,10 @@ pub struct Timing {
     pub drain: Duration,
     /// From SIGTERM to SIGKILL.
     pub stop: Duration,
-    /// How long a busy engine may show no progress.
+    /// How long an engine may show no progress while it writes.
     pub stall: Duration,
+    /// How long it may show none while it only reads prompts.
+    pub prompt_stall: Duration,
     /// How often a busy engine is looked at.
     pub look: Duration,
     /// After so long without a request its process ends; `None` for never.
@@ -109,6 +140,8 @@ pub struct World {
     pub tasks: Tasks,
     /// Private folder for key files.
     pub runtime: PathBuf,
+    /// Folder of incidents.
+    pub incidents: PathBuf,
     /// Where devices are read.
     pub roots: Roots,
     /// Told of every change that a watcher may want to see.
@@ -181,6 +214,7 @@ pub struct Engine {
     config: Arc<EngineConfig>,
     wanted: watch::Sender<Wanted>,
     status: watch::Sender<Status>,
+    recent: Arc<Recent>,
 }
 
 impl Engine {
@@ -201,6 +235,7 @@ impl Engine {
             config: Arc::new(config),
             wanted: watch::channel(Wanted::default()).0,
             status: watch::channel(status).0,
+            recent: Arc::new(Recent::new(Arc::clone(&world.clock))),
         };
         let tasks = world.tasks.clone();
         tasks.spawn(Supervisor { engine: engine.clone(), world }.run());
@@ -210,6 +245,11 @@ impl Engine {
     /// What was configured.
     pub fn config(&self) -> &EngineConfig {
         &self.config
+    }
+
+    /// Its requests, over all runs of its process.
+    pub fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// How it stands.
@@ -287,8 +327,11 @@ impl Supervisor {
             status.idled = None;
             status.order = order;
         });
+        if let Some(remote) = &self.engine.config.remote {
+            return self.follow(remote, model, wanted).await;
+        }
         while let Some(variant) = builds.front() {
-            let incident = match self.run_once(model, variant, wanted).await {
+            let mut incident = match self.run_once(model, variant, wanted).await {
                 End::Asked => return,
                 End::Idle => return self.forget(model, order),
                 End::ByItself(incident) => incident,
@@ -299,6 +342,7 @@ impl Supervisor {
                 Remedy::Again => history.ended(policy, incident.ready_for, builds_left, chance),
                 Remedy::Another => history.hopeless(policy, builds_left, chance),
             };
+            incident.bundle = self.bundle(&incident, next).await;
             self.note(incident, next);
             let asked = self.asked(wanted);
             let after = match next {
@@ -338,6 +382,48 @@ impl Supervisor {
             // The sender lives as long as this supervisor.
             _ = wanted.changed() => wanted.mark_changed(),
             () = stopping.cancelled() => {}
+        }
+    }
+
+    /// Writes down what may help to understand an incident; gives the bundle's name.
+    async fn bundle(&self, incident: &Incident, next: Next) -> Option<String> {
+        let (roots, pid) = (self.world.roots.clone(), incident.pid);
+        let reading = self.world.tasks.blocking(move || device::list(&roots, pid.as_slice()));
+        let devices = match time::timeout(READ_DEADLINE, reading).await {
+            Ok(Ok(devices)) => devices,
+            // A card that hangs may hang whoever reads it.
+            Ok(Err(_)) | Err(_) => Vec::new(),
+        };
+        let EngineConfig { name, devices: ours, .. } = self.engine.config();
+        let readings = devices.into_iter().filter(|device| ours.contains(&device.id));
+        let (options, variant) = (&incident.model.options, incident.variant.as_deref());
+        let bundle = Bundle {
+            at: incident.at,
+            engine: name.clone(),
+            devices: ours.iter().map(ToString::to_string).collect(),
+            because: incident.because.clone(),
+            followed_by: next.to_string(),
+            model: incident.model.name.to_string(),
+            context_tokens: options.context_tokens,
+            slots: options.slots,
+            backend: variant.and_then(|variant| variant.backend).map(|backend| backend.to_string()),
+            command: variant.map(|variant| variant.command.words().to_vec()).unwrap_or_default(),
+            pid: incident.pid,
+            starts: self.engine.status().starts,
+            ready_seconds: incident.ready_for.map(|ready_for| ready_for.as_secs()),
+            readings: readings.map(Row::from).collect(),
+            requests: self.engine.recent.all(),
+            last_lines: incident.last_lines.clone(),
+        };
+        let folder = self.world.incidents.clone();
+        let storing = self.world.tasks.blocking(move || incident::store(&folder, bundle));
+        match storing.await {
+            Ok(Ok(name)) => Some(name),
+            Ok(Err(error)) => {
+                warn!(engine = %name, error = %Chain(&error), "an incident could not be written down");
+                None
+            }
+            Err(_) => None,
         }
     }
 

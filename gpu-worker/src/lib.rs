@@ -8,6 +8,7 @@
 //! | [`engine`] | one foreign process: started, watched, ended, started again |
 //! | [`slot`] | how many requests an engine works on at once |
 //! | [`model`], [`device`] | what can be loaded, and what it can run on |
+//! | [`energy`] | joules of devices and requests |
 //! | [`worker`] | all engines of the host: who gets which |
 //! | [`fence`] | attempts of jobs that were overtaken |
 //! | [`service`], [`convert`], [`error`] | the worker on the wire |
@@ -18,6 +19,7 @@ pub mod cli;
 pub mod config;
 pub mod convert;
 pub mod device;
+pub mod energy;
 pub mod engine;
 pub mod error;
 pub mod fake_engine;

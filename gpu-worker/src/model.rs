@@ -1,21 +1,32 @@
 //! The models that a person has configured.
 
+pub mod gguf;
+mod hashes;
+pub mod need;
+
 use std::{
     fmt,
-    fs::File,
-    io::{self, Read},
+    fs::Metadata,
+    io,
     path::{Path, PathBuf},
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
 };
 
-use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
+use homelab_common::error_chain::Chain;
+use ring::digest::SHA256_OUTPUT_LEN;
+use tracing::warn;
 
+pub use hashes::{Hashes, Identity};
+
+use self::{
+    gguf::Header,
+    need::{Load, Need},
+};
 use crate::engine::backend::Backend;
 
-/// Weights are read in pieces of this size to be hashed.
-const HASH_PIECE_BYTES: usize = 1 << 20;
+/// More files than any model is split into.
+const PARTS_MAX: u32 = 256;
 
 /// The name that callers use for a model.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +74,12 @@ pub struct Sha256([u8; SHA256_OUTPUT_LEN]);
 #[error("a SHA-256 of 64 hexadecimal digits, as `sha256sum` prints it")]
 pub struct InvalidSha256;
 
+impl Sha256 {
+    fn from_bytes(bytes: [u8; SHA256_OUTPUT_LEN]) -> Self {
+        Self(bytes)
+    }
+}
+
 impl FromStr for Sha256 {
     type Err = InvalidSha256;
 
@@ -100,6 +117,42 @@ pub struct Options {
     pub backends: Vec<Backend>,
     /// What is added to the engine's arguments.
     pub arguments: Vec<String>,
+    /// What it is for, which a llama-server has to be told.
+    pub purpose: Purpose,
+}
+
+/// What a model is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purpose {
+    /// Chats and texts.
+    #[default]
+    Text,
+    /// Vectors.
+    Embeddings,
+    /// The order of texts by a question.
+    Rerank,
+}
+
+impl Purpose {
+    /// The words of the configuration.
+    pub const WORDS: [(&'static str, Self); 3] =
+        [("text", Self::Text), ("embeddings", Self::Embeddings), ("rerank", Self::Rerank)];
+
+    /// What a llama-server is told.
+    pub const fn argument(self) -> Option<&'static str> {
+        match self {
+            Self::Text => None,
+            Self::Embeddings => Some("--embeddings"),
+            Self::Rerank => Some("--reranking"),
+        }
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let found = Self::WORDS.iter().find(|(_, purpose)| purpose == self);
+        formatter.write_str(found.map_or("", |(word, _)| word))
+    }
 }
 
 impl Default for Options {
@@ -110,6 +163,7 @@ impl Default for Options {
             slots: 1,
             backends: Vec::new(),
             arguments: Vec::new(),
+            purpose: Purpose::Text,
         }
     }
 }
@@ -123,14 +177,7 @@ pub struct Model {
     pub path: Option<PathBuf>,
     /// How it is to be run.
     pub options: Options,
-    checked: Mutex<Option<Stamp>>,
-}
-
-/// When and how large a file was that had the right hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    size_bytes: u64,
-    modified: Option<SystemTime>,
+    looked_at: Mutex<Option<(Identity, Option<Arc<Header>>)>>,
 }
 
 /// Why a model cannot be loaded.
@@ -164,7 +211,7 @@ pub enum ModelFileError {
 impl Model {
     /// A model; nothing is read yet.
     pub fn new(name: ModelName, path: Option<PathBuf>, options: Options) -> Self {
-        Self { name, path, options, checked: Mutex::new(None) }
+        Self { name, path, options, looked_at: Mutex::default() }
     }
 
     /// What the engine is told to load: the file, or else the name.
@@ -175,40 +222,82 @@ impl Model {
         }
     }
 
-    /// Size of the weights; `None` when there is no file to look at.
+    /// Size of the weights, all their files together; `None` when there is no file to
+    /// look at.
     ///
     /// # Errors
     /// [`ModelFileError::Read`].
     pub fn size_bytes(&self) -> Result<Option<u64>, ModelFileError> {
         let Some(path) = &self.path else { return Ok(None) };
-        self.stamp(path).map(|stamp| Some(stamp.size_bytes))
+        let mut sum = 0_u64;
+        for part in parts(path, self.header().map_or(1, |header| header.parts)) {
+            sum = sum.saturating_add(self.metadata(&part)?.len());
+        }
+        Ok(Some(sum))
     }
 
-    /// Makes sure that the weights are there and are the right ones. Blocks: a
-    /// first check reads the whole file; it is not read again while its size and
-    /// time stay as they were.
+    /// Makes sure that the weights are there and are the right ones, and looks at what
+    /// they say of themselves. Blocks: the first time a file is seen it is read whole if
+    /// its hash is configured. Of weights in several files the first is hashed.
     ///
     /// # Errors
     /// [`ModelFileError`].
-    pub fn check(&self) -> Result<(), ModelFileError> {
+    pub fn check(&self, hashes: &Hashes) -> Result<(), ModelFileError> {
         let Some(path) = &self.path else { return Ok(()) };
-        let stamp = self.stamp(path)?;
-        let Some(expected) = self.options.sha256 else { return Ok(()) };
-        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        if *checked == Some(stamp) {
-            return Ok(());
+        let identity = Identity::from(&self.metadata(path)?);
+        if let Some(expected) = self.options.sha256 {
+            let found = hashes.of(path, identity);
+            let found = found.map_err(|source| self.unreadable(path, source))?;
+            if found != expected {
+                let (model, path) = (self.name.clone(), path.clone());
+                return Err(ModelFileError::Hash { model, path, found, expected });
+            }
         }
-        let found = hash(path).map_err(|source| self.unreadable(path, source))?;
-        if found != expected {
-            let (model, path) = (self.name.clone(), path.clone());
-            return Err(ModelFileError::Hash { model, path, found, expected });
-        }
-        *checked = Some(stamp);
+        self.look_at(path, identity);
         Ok(())
     }
 
-    fn stamp(&self, path: &Path) -> Result<Stamp, ModelFileError> {
-        let metadata = std::fs::metadata(path)
+    /// Looks at what the weights say of themselves, so that [`Model::header`] tells it.
+    /// Blocks.
+    pub fn look(&self) {
+        let Some(path) = &self.path else { return };
+        // What is wrong with the file is told when it is to be loaded.
+        if let Ok(metadata) = self.metadata(path) {
+            self.look_at(path, Identity::from(&metadata));
+        }
+    }
+
+    fn look_at(&self, path: &Path, identity: Identity) {
+        let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked_at.as_ref().is_some_and(|(known, _)| *known == identity) {
+            return;
+        }
+        let header = match Header::read(path) {
+            Ok(header) => Some(Arc::new(header)),
+            Err(error) => {
+                let error = Chain(&error).to_string();
+                warn!(model = %self.name, %error, "what a model needs cannot be told");
+                None
+            }
+        };
+        *looked_at = Some((identity, header));
+    }
+
+    /// What the weights say of themselves, once they were looked at; `None` too for
+    /// files that are no GGUF.
+    pub fn header(&self) -> Option<Arc<Header>> {
+        let looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        looked_at.as_ref().and_then(|(_, header)| header.clone())
+    }
+
+    /// What it needs under `load`; `None` when its file does not tell.
+    pub fn need(&self, load: Load) -> Option<Need> {
+        let weights = self.size_bytes().ok()??;
+        Some(Need::of(self.header()?.as_ref(), weights, load))
+    }
+
+    fn metadata(&self, path: &Path) -> Result<Metadata, ModelFileError> {
+        std::fs::metadata(path)
             .and_then(|metadata| {
                 if metadata.is_file() {
                     Ok(metadata)
@@ -216,8 +305,7 @@ impl Model {
                     Err(io::ErrorKind::IsADirectory.into())
                 }
             })
-            .map_err(|source| self.unreadable(path, source))?;
-        Ok(Stamp { size_bytes: metadata.len(), modified: metadata.modified().ok() })
+            .map_err(|source| self.unreadable(path, source))
     }
 
     fn unreadable(&self, path: &Path, source: io::Error) -> ModelFileError {
@@ -225,18 +313,19 @@ impl Model {
     }
 }
 
-fn hash(path: &Path) -> io::Result<Sha256> {
-    let mut file = File::open(path)?;
-    let mut context = Context::new(&SHA256);
-    let mut piece = vec![0; HASH_PIECE_BYTES];
-    loop {
-        let length = file.read(&mut piece)?;
-        let Some(read) = piece.get(..length).filter(|read| !read.is_empty()) else { break };
-        context.update(read);
+/// The files of weights that are split: `NAME-00001-of-00003.gguf` and those after it.
+fn parts(path: &Path, count: u32) -> Vec<PathBuf> {
+    let count = count.min(PARTS_MAX);
+    let numbered = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.split_once("-00001-of-"));
+    match numbered {
+        Some((before, after)) if count > 1 => (1..=count)
+            .map(|number| path.with_file_name(format!("{before}-{number:05}-of-{after}")))
+            .collect(),
+        _ => vec![path.to_owned()],
     }
-    let mut bytes = [0; SHA256_OUTPUT_LEN];
-    bytes.copy_from_slice(context.finish().as_ref());
-    Ok(Sha256(bytes))
 }
 
 #[cfg(test)]
@@ -250,6 +339,23 @@ mod tests {
         let sha256 = sha256.map(|text| text.parse().unwrap());
         let options = Options { sha256, ..Options::default() };
         Model::new("small".parse().unwrap(), Some(path.into()), options)
+    }
+
+    fn hashes(folder: &tempfile::TempDir) -> Hashes {
+        Hashes::load(&folder.path().join("hashes.json")).unwrap()
+    }
+
+    #[test]
+    fn weights_in_several_files_are_counted_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = folder.path().join("big-00001-of-00002.gguf");
+        let head = gguf::tests::qwen().number("split.count", 2).bytes();
+        std::fs::write(&first, &head).unwrap();
+        let model = model(&first, None);
+        model.check(&hashes(&folder)).unwrap();
+        assert!(model.size_bytes().is_err(), "the second is missing");
+        std::fs::write(folder.path().join("big-00002-of-00002.gguf"), "12345").unwrap();
+        assert_eq!(model.size_bytes().unwrap(), Some(head.len() as u64 + 5));
     }
 
     #[test]
@@ -276,11 +382,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
         std::fs::write(&path, "abc").unwrap();
-        model(&path, None).check().unwrap();
+        let hashes = hashes(&folder);
+        model(&path, None).check(&hashes).unwrap();
         let model = model(&path, Some(ABC));
-        model.check().unwrap();
-        model.check().unwrap();
+        model.check(&hashes).unwrap();
+        model.check(&hashes).unwrap();
         assert_eq!(model.size_bytes().unwrap(), Some(3));
+        assert_eq!(model.header(), None, "it is no GGUF, and may be loaded all the same");
     }
 
     #[test]
@@ -288,25 +396,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
         std::fs::write(&path, "abc").unwrap();
-        let model = model(&path, Some(ABC));
-        model.check().unwrap();
+        let (model, hashes) = (model(&path, Some(ABC)), hashes(&folder));
+        model.check(&hashes).unwrap();
         std::fs::write(&path, "abcd").unwrap();
-        let message = model.check().unwrap_err().to_string();
+        let message = model.check(&hashes).unwrap_err().to_string();
         assert!(message.contains("configured is ba78"), "{message}");
     }
 
     #[test]
     fn missing_weights_are_named_with_their_path() {
-        let message =
-            model(Path::new("/nonexistent/m.gguf"), None).check().unwrap_err().to_string();
+        let folder = tempfile::tempdir().unwrap();
+        let hashes = hashes(&folder);
+        let missing = model(Path::new("/nonexistent/m.gguf"), None);
+        let message = missing.check(&hashes).unwrap_err().to_string();
         assert!(message.contains("`small` at /nonexistent/m.gguf"), "{message}");
-        assert!(model(Path::new("/"), None).check().is_err(), "a folder holds no weights");
+        assert!(model(Path::new("/"), None).check(&hashes).is_err(), "a folder holds no weights");
     }
 
     #[test]
     fn a_model_without_a_file_is_the_engines_business() {
         let model = Model::new("llama3:8b".parse().unwrap(), None, Options::default());
-        model.check().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        model.check(&hashes(&folder)).unwrap();
         assert_eq!((model.location().as_str(), model.size_bytes().unwrap()), ("llama3:8b", None));
     }
 }

@@ -3,9 +3,11 @@
 mod chat;
 mod load;
 mod watch;
+mod whole;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use homelab_common::lifecycle::Tasks;
 use homelab_proto::inference::v1::{
     self as pb,
@@ -13,11 +15,11 @@ use homelab_proto::inference::v1::{
 };
 use homelab_rpc::{guard::UNARY_MAX, not_built::NotBuilt};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt, adapters::Map, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::{
-    convert::{ChatRequest, REQUEST_BYTES_MAX},
+    convert::{self, ChatRequest, Form, InvalidChat, REQUEST_BYTES_MAX},
     worker::Worker,
 };
 
@@ -32,13 +34,7 @@ const DRAIN_WAIT_MAX: Duration = UNARY_MAX.saturating_sub(Duration::from_secs(10
 const MESSAGE_BYTES_MAX: usize = REQUEST_BYTES_MAX + (64 << 10);
 
 /// What is in the protocol and answers that it is not built yet.
-pub const NOT_BUILT: &[NotBuilt] = &[
-    NotBuilt::new("/homelab.inference.v1.InferenceService/Complete", "use ChatComplete"),
-    NotBuilt::new(
-        "/homelab.inference.v1.InferenceService/Embed",
-        "run an embedding server beside the worker and ask it directly",
-    ),
-];
+pub const NOT_BUILT: &[NotBuilt] = &[];
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -59,25 +55,66 @@ impl Inference {
     }
 }
 
+impl Inference {
+    /// Has a request answered piece by piece.
+    fn answer(&self, chat: ChatRequest) -> Result<Answers<pb::ChatCompleteResponse>, Status> {
+        let admission = self.worker.admit(&chat.model, &chat.ask.job, chat.ask.attempt)?;
+        let (sender, answers) = channel();
+        let energy = self.worker.energy().clone();
+        self.tasks.spawn(chat::run(admission, energy, chat, sender));
+        Ok(answers)
+    }
+
+    /// Has a request answered in one piece: its model, its form, the answer, the joules.
+    async fn whole(
+        &self,
+        request: impl TryInto<ChatRequest, Error = InvalidChat>,
+    ) -> Result<(String, Form, Bytes, Option<f64>), Status> {
+        let request: ChatRequest = request.try_into()?;
+        let (model, form) = (request.model.clone(), request.form);
+        let admission = self.worker.admit(&model, &request.ask.job, request.ask.attempt)?;
+        let (answer, joules) = whole::run(admission, self.worker.energy(), request).await?;
+        Ok((model, form, answer, joules))
+    }
+}
+
 type Answers<T> = ReceiverStream<Result<T, Status>>;
 type Sender<T> = mpsc::Sender<Result<T, Status>>;
 
-fn answers<T>() -> (Sender<T>, Response<Answers<T>>) {
+fn channel<T>() -> (Sender<T>, Answers<T>) {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
-    (sender, Response::new(ReceiverStream::new(receiver)))
+    (sender, ReceiverStream::new(receiver))
 }
 
-fn not_built(method: &str) -> Status {
-    // The guard answers before a handler is reached; this is for servers without one.
-    let row = NOT_BUILT.iter().find(|row| row.method.ends_with(method));
-    row.map_or_else(|| Status::unimplemented(method), NotBuilt::status)
+fn answers<T>() -> (Sender<T>, Response<Answers<T>>) {
+    let (sender, answers) = channel();
+    (sender, Response::new(answers))
 }
+
+/// The one stream as the other: they differ in their name only.
+fn as_completion(
+    answer: Result<pb::ChatCompleteResponse, Status>,
+) -> Result<pb::CompleteResponse, Status> {
+    use pb::{chat_complete_response::Event as Chat, complete_response::Event};
+    let pb::ChatCompleteResponse { event, openai_chunk } = answer?;
+    let event = event.map(|event| match event {
+        Chat::Delta(delta) => Event::Delta(delta),
+        Chat::Done(done) => Event::Done(done),
+        Chat::Failure(failure) => Event::Failure(failure),
+    });
+    Ok(pb::CompleteResponse { event, openai_chunk })
+}
+
+type Completions = Map<
+    Answers<pb::ChatCompleteResponse>,
+    fn(Result<pb::ChatCompleteResponse, Status>) -> Result<pb::CompleteResponse, Status>,
+>;
 
 #[async_trait]
 impl InferenceService for Inference {
     type LoadModelStream = Answers<pb::LoadModelResponse>;
     type ChatCompleteStream = Answers<pb::ChatCompleteResponse>;
-    type CompleteStream = Answers<pb::CompleteResponse>;
+    type CompleteStream = Completions;
     type WatchWorkerStream = Answers<pb::WatchWorkerResponse>;
 
     async fn list_devices(
@@ -121,24 +158,33 @@ impl InferenceService for Inference {
         request: Request<pb::ChatCompleteRequest>,
     ) -> Result<Response<Self::ChatCompleteStream>, Status> {
         let chat = ChatRequest::try_from(request.into_inner())?;
-        let admission = self.worker.admit(&chat.model, &chat.job, chat.attempt)?;
-        let (sender, response) = answers();
-        self.tasks.spawn(chat::run(admission, chat, sender));
-        Ok(response)
+        Ok(Response::new(self.answer(chat)?))
     }
 
     async fn complete(
         &self,
-        _request: Request<pb::CompleteRequest>,
+        request: Request<pb::CompleteRequest>,
     ) -> Result<Response<Self::CompleteStream>, Status> {
-        Err(not_built("Complete"))
+        let text = ChatRequest::try_from(request.into_inner())?;
+        Ok(Response::new(self.answer(text)?.map(as_completion)))
     }
 
     async fn embed(
         &self,
-        _request: Request<pb::EmbedRequest>,
+        request: Request<pb::EmbedRequest>,
     ) -> Result<Response<pb::EmbedResponse>, Status> {
-        Err(not_built("Embed"))
+        let (model, form, answer, joules) = self.whole(request.into_inner()).await?;
+        let vectors = convert::embeddings(answer, form, joules);
+        Ok(Response::new(vectors.map_err(|error| whole::garbled(&model, &error))?))
+    }
+
+    async fn rerank(
+        &self,
+        request: Request<pb::RerankRequest>,
+    ) -> Result<Response<pb::RerankResponse>, Status> {
+        let (model, form, answer, joules) = self.whole(request.into_inner()).await?;
+        let ranking = convert::ranking(answer, form, joules);
+        Ok(Response::new(ranking.map_err(|error| whole::garbled(&model, &error))?))
     }
 
     async fn get_worker(
@@ -165,7 +211,8 @@ impl InferenceService for Inference {
         let pb::DrainRequest { drain, wait } = request.into_inner();
         let wait = wait.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or(DRAIN_WAIT_MAX);
         let running = self.worker.drain(drain, wait.min(DRAIN_WAIT_MAX)).await;
-        Ok(Response::new(pb::DrainResponse { running }))
+        let jobs = self.worker.engines().into_iter().flat_map(|engine| engine.jobs).collect();
+        Ok(Response::new(pb::DrainResponse { running, jobs }))
     }
 }
 
@@ -183,6 +230,5 @@ mod tests {
     #[test]
     fn what_is_not_built_is_in_the_protocol() {
         assert_eq!(strangers(NOT_BUILT), Vec::<&str>::new());
-        assert_eq!(not_built("Embed").code(), tonic::Code::Unimplemented);
     }
 }

@@ -1,13 +1,14 @@
 //! All engines and models of one host: who gets which engine, and how all stands.
 
 mod devices;
+mod fit;
 mod load;
 mod room;
 mod view;
 mod wake;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -20,19 +21,21 @@ use homelab_common::{clock::Clock, lifecycle::Tasks};
 use tokio::{sync::watch, time};
 
 pub use devices::Reading;
+pub use fit::{DoesNotFit, Shortage};
 pub use load::{LoadError, LoadEvent, LoadFailure, LoadStep, Loading};
 pub use room::EngineBusy;
 pub use view::{EngineView, ModelState, ModelView, Snapshot};
 pub use wake::{Admission, NotWoken, Waiting};
 
 use crate::{
-    device::Roots,
+    device::{DeviceId, Roots},
+    energy::Energy,
     engine::{
         Engine, State,
         session::{NotAdmitted, Session},
     },
     fence::{Fence, Overtaken},
-    model::{Model, ModelName},
+    model::{Hashes, Model, ModelName},
     slot::{Busy, Permit},
     worker::devices::Devices,
 };
@@ -68,7 +71,9 @@ struct Inner {
     /// Requests that wait for a model to be loaded.
     waiting: Mutex<HashMap<ModelName, u32>>,
     models: BTreeMap<ModelName, Arc<Model>>,
+    hashes: Arc<Hashes>,
     devices: Devices,
+    energy: Energy,
     tasks: Tasks,
     clock: Arc<dyn Clock>,
     changed: watch::Sender<()>,
@@ -85,6 +90,8 @@ pub struct Parts {
     pub seats: Vec<Seat>,
     /// The configured models.
     pub models: Vec<Arc<Model>>,
+    /// The hashes of their files.
+    pub hashes: Hashes,
     /// Where devices are read.
     pub roots: Roots,
     /// Runs what takes long.
@@ -139,9 +146,13 @@ pub enum Refusal {
 impl Worker {
     /// Puts a worker together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { host, seats, models, roots, tasks, clock, changed } = parts;
+        let Parts { host, seats, models, hashes, roots, tasks, clock, changed } = parts;
         let models = models.into_iter().map(|model| (model.name.clone(), model)).collect();
-        let devices = Devices::new(roots, tasks.clone());
+        let energy = Energy::new(roots.clone(), tasks.clone());
+        let used: BTreeSet<DeviceId> =
+            seats.iter().flat_map(|seat| seat.engine.config().devices.clone()).collect();
+        tasks.spawn(energy.clone().keep(used.into_iter().collect()));
+        let devices = Devices::new(roots, tasks.clone(), energy.clone());
         let (is_draining, fence) = (AtomicBool::new(false), Mutex::default());
         Self(Arc::new(Inner {
             host,
@@ -149,7 +160,9 @@ impl Worker {
             waiting: Mutex::default(),
             seats,
             models,
+            hashes: Arc::new(hashes),
             devices,
+            energy,
             tasks,
             clock,
             changed,
@@ -234,6 +247,11 @@ impl Worker {
     pub async fn devices(&self) -> Vec<Reading> {
         let engines = self.0.seats.iter().filter_map(|seat| seat.engine.status().pid).collect();
         self.0.devices.read(engines).await
+    }
+
+    /// The meters of the host.
+    pub fn energy(&self) -> &Energy {
+        &self.0.energy
     }
 
     /// Whether there is such a model.

@@ -101,6 +101,25 @@ impl Worker {
             path = "{engine}/model.gguf"
             context = 2048
             slots = 2
+
+            [[model]]
+            name = "vectors"
+            path = "{engine}/model.gguf"
+            context = 512
+            purpose = "embeddings"
+            arguments = ["--pooling", "mean"]
+
+            [[model]]
+            name = "order"
+            path = "{engine}/model.gguf"
+            context = 512
+            purpose = "rerank"
+
+            [[model]]
+            name = "everything"
+            path = "{engine}/model.gguf"
+            context = 16777216
+            slots = 256
             "#,
             folder = folder.path().display(),
             engine = engine.display(),
@@ -164,6 +183,24 @@ impl Worker {
         request: pb::ChatCompleteRequest,
     ) -> Result<Streaming<pb::ChatCompleteResponse>, Status> {
         Ok(self.client.clone().chat_complete(request).await?.into_inner())
+    }
+
+    /// How loading a model ends.
+    async fn try_load(&self, model: &str) -> Option<pb::load_model_response::Event> {
+        let request = pb::LoadModelRequest { model: model.to_owned(), ..Default::default() };
+        let mut stream = self.client.clone().load_model(request).await.unwrap().into_inner();
+        let mut last = None;
+        while let Some(message) = stream.message().await.unwrap() {
+            last = message.event;
+        }
+        last
+    }
+
+    async fn load(&self, model: &str) -> pb::Model {
+        match self.try_load(model).await {
+            Some(pb::load_model_response::Event::Model(model)) => model,
+            other => panic!("{model} is not loaded: {other:?}"),
+        }
     }
 
     async fn pid(&self) -> Pid {
@@ -408,15 +445,106 @@ async fn unloading_ends_the_process_and_loading_starts_another() {
     let request = pb::UnloadModelRequest { model: "smollm2".to_owned() };
     worker.client.clone().unload_model(request).await.unwrap();
     assert!(!Path::new(&format!("/proc/{first}")).exists(), "the process is gone");
-    let request = pb::LoadModelRequest { model: "smollm2".to_owned(), ..Default::default() };
-    let mut stream = worker.client.clone().load_model(request).await.unwrap().into_inner();
-    let mut last = None;
-    while let Some(message) = stream.message().await.unwrap() {
-        last = message.event;
-    }
-    let Some(pb::load_model_response::Event::Model(model)) = last else { panic!("{last:?}") };
+    let model = worker.load("smollm2").await;
     assert_eq!(model.state(), pb::ModelState::Loaded);
     assert_ne!(worker.pid().await, first);
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_model_continues_a_text() {
+    let worker = Worker::start().await;
+    let request = pb::CompleteRequest {
+        model: "smollm2".to_owned(),
+        prompt: "One, two, three,".to_owned(),
+        tokens_max: Some(6),
+        temperature: Some(0.0),
+        ..Default::default()
+    };
+    let mut stream = worker.client.clone().complete(request).await.unwrap().into_inner();
+    let mut text = String::new();
+    let mut done = None;
+    while let Some(message) = stream.message().await.unwrap() {
+        match message.event.unwrap() {
+            pb::complete_response::Event::Delta(delta) => text.push_str(&delta.content),
+            pb::complete_response::Event::Done(end) => done = Some(end),
+            pb::complete_response::Event::Failure(failure) => panic!("{failure:?}"),
+        }
+    }
+    assert!(!text.trim().is_empty() && done.is_some(), "{text:?} {done:?}");
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_model_gives_vectors_and_says_what_it_does_not_do() {
+    let worker = Worker::start().await;
+    let mut client = worker.client.clone();
+    let inputs = ["a cat", "a cat", "the tax office"].map(str::to_owned).into();
+    let request = pb::EmbedRequest { model: "vectors".to_owned(), inputs, ..Default::default() };
+    // The one engine of this host has another model, which makes room when it is told to.
+    let busy = client.embed(request.clone()).await.unwrap_err();
+    assert_eq!(reason_of(&busy).as_deref(), Some("ENGINE_NOT_READY"));
+    worker.load("vectors").await;
+    let answer = client.embed(request).await.unwrap().into_inner();
+    let vectors: Vec<&[f32]> =
+        answer.embeddings.iter().map(|vector| vector.values.as_slice()).collect();
+    assert_eq!((vectors.len(), vectors[0].len()), (3, 576));
+    let cosine = |left: &[f32], right: &[f32]| -> f32 {
+        left.iter().zip(right).map(|(left, right)| left * right).sum()
+    };
+    assert!(cosine(vectors[0], vectors[1]) > 0.99);
+    assert!(cosine(vectors[0], vectors[2]) < cosine(vectors[0], vectors[1]));
+    assert!(answer.usage.unwrap().prompt_tokens > Some(3));
+
+    let openai_request = Bytes::from_static(br#"{"input":"a cat","model":"gpt"}"#);
+    let json =
+        pb::EmbedRequest { model: "vectors".to_owned(), openai_request, ..Default::default() };
+    let answer = client.embed(json).await.unwrap().into_inner();
+    let said: serde_json::Value = serde_json::from_slice(&answer.openai_response).unwrap();
+    assert_eq!(said["object"], "list", "{said}");
+
+    let question = pb::RerankRequest {
+        model: "vectors".to_owned(),
+        query: "cat".to_owned(),
+        documents: vec!["a cat".to_owned()],
+        ..Default::default()
+    };
+    let status = client.rerank(question).await.unwrap_err();
+    assert_eq!(reason_of(&status).as_deref(), Some("ENGINE_REFUSED"));
+    assert!(status.message().contains("--reranking"), "{}", status.message());
+
+    worker.load("order").await;
+    let question = pb::RerankRequest {
+        model: "order".to_owned(),
+        query: "cat".to_owned(),
+        documents: ["a cat", "the tax office"].map(str::to_owned).into(),
+        ..Default::default()
+    };
+    // Which comes first is the model's business, and this one was not made for it.
+    let results = client.rerank(question).await.unwrap().into_inner().results;
+    assert!(results.len() == 2 && results[0].score >= results[1].score, "{results:?}");
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_file_tells_what_its_model_needs_and_what_does_not_fit_is_not_tried() {
+    let worker = Worker::start().await;
+    let models = worker.client.clone().list_models(pb::ListModelsRequest {}).await.unwrap();
+    let models = models.into_inner().models;
+    let model = models.iter().find(|model| model.name == "smollm2").unwrap();
+    assert_eq!(model.architecture.as_deref(), Some("llama"));
+    assert_eq!(model.context_trained_tokens, Some(8192));
+    // 30 layers of 3 heads of 64 numbers in f16, for keys and for values.
+    let cache = 2 * 30 * 3 * 64 * 2 * 4096;
+    let needs = model.memory_bytes.unwrap();
+    assert!((cache..cache + (1 << 30)).contains(&needs), "{needs}");
+    let Some(pb::load_model_response::Event::Failure(failure)) =
+        worker.try_load("everything").await
+    else {
+        panic!("it fits");
+    };
+    assert!(failure.message.contains("`everything` needs "), "{}", failure.message);
+    assert_eq!(worker.engine().await.starts, 1);
     worker.end().await;
 }
 

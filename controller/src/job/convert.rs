@@ -68,6 +68,8 @@ pub fn usage_to_proto(usage: Usage) -> inference::Usage {
         completion_tokens: usage.completion_tokens,
         prompt_elapsed: span(usage.prompt_elapsed),
         completion_elapsed: span(usage.completion_elapsed),
+        // A worker measures it; jobs do not keep it.
+        energy_joules: None,
     }
 }
 

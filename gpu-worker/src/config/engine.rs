@@ -11,10 +11,11 @@ use super::EngineEntry;
 use crate::{
     device::DeviceId,
     engine::{
-        EngineConfig, Timing,
+        EngineConfig, MemoryCheck, Timing,
         backend::{Backend, is_chosen_by_hand},
         build::Build,
         command::Template,
+        remote::Remote,
         restart::RestartPolicy,
         stream::Patience,
     },
@@ -37,8 +38,19 @@ pub(super) fn read(section: &Section<'_>, models: &[Option<Arc<Model>>]) -> Opti
         Err(Allowed::one_of(known.iter().map(|model| model.name.as_str())))
     };
     let name = section.required("name", parse::text(engine_name));
-    let (devices, tensor_split) = devices(section);
-    let builds = builds(section, &devices);
+    let remote = remote(section);
+    let ((devices, tensor_split), builds) = if section.has("url") {
+        for key in ["command", "device", "devices", "backend"] {
+            if section.has(key) {
+                section.problem(key, "nothing beside `url`: somebody else runs that engine");
+            }
+        }
+        ((Vec::new(), Vec::new()), Some(Vec::new()))
+    } else {
+        let (devices, shares) = devices(section);
+        let builds = builds(section, &devices);
+        ((devices, shares), builds)
+    };
     let models = section.list("models", configured);
     let load = section.optional("load", configured);
     if let Some(load) = &load
@@ -48,13 +60,17 @@ pub(super) fn read(section: &Section<'_>, models: &[Option<Arc<Model>>]) -> Opti
         section.problem("load", "one of this engine's `models`");
     }
     let health_path = section.or("health-path", "/health".to_owned(), parse::text(http_path));
+    let checks = [("refuse", MemoryCheck::Refuse), ("ignore", MemoryCheck::Ignore)];
+    let memory_check = section.or("memory-check", MemoryCheck::Refuse, parse::word(&checks));
     let timing = timing(section);
     let engine = EngineConfig {
         name: name?,
         devices,
         tensor_split,
         builds: builds?,
+        remote,
         health_path,
+        memory_check,
         timing: timing?,
     };
     if let Some(load) = &load
@@ -64,6 +80,16 @@ pub(super) fn read(section: &Section<'_>, models: &[Option<Arc<Model>>]) -> Opti
         section.problem("load", "a model whose `backends` name one of this engine's");
     }
     Some(EngineEntry { engine, models, load })
+}
+
+/// Where it is, if somebody else runs it.
+fn remote(section: &Section<'_>) -> Option<Remote> {
+    let remote = section.optional("url", parse::text(Remote::parse));
+    let key = section.optional("key", parse::secret_source);
+    if key.is_some() && !section.has("url") {
+        section.problem("key", "nothing without `url`: our own engines get a new key each time");
+    }
+    Some(Remote { key, ..remote? })
 }
 
 /// Its devices, sorted by slot, and the share of each.
@@ -173,6 +199,7 @@ fn timing(section: &Section<'_>) -> Option<Timing> {
         drain: section.or("drain-deadline", secs(15), span(0, 3600)),
         stop: section.or("stop-deadline", secs(5), span(0, 60)),
         stall: section.or("stall-deadline", secs(60), span(1, 3600)),
+        prompt_stall: section.or("prompt-stall-deadline", secs(180), span(1, 7200)),
         look: secs(1),
         idle_end: section.optional("idle-end", span(1, 604_800)),
         patience: Patience {

@@ -7,7 +7,7 @@ use homelab_rpc::daemon::DaemonConfig;
 
 use super::{Config, EngineEntry};
 use crate::{
-    engine::{Timing, build::Build},
+    engine::{MemoryCheck, Timing, build::Build},
     model::Options,
 };
 
@@ -36,7 +36,8 @@ impl Display for Config {
             if let Some(path) = &model.path {
                 writeln!(formatter, "path = \"{}\"", path.display())?;
             }
-            let Options { sha256, context_tokens, slots, backends, arguments } = &model.options;
+            let Options { sha256, context_tokens, slots, backends, arguments, purpose } =
+                &model.options;
             if let Some(sha256) = sha256 {
                 writeln!(formatter, "sha256 = \"{sha256}\"")?;
             }
@@ -44,6 +45,7 @@ impl Display for Config {
             writeln!(formatter, "slots = {slots}")?;
             writeln!(formatter, "backends = {:?}", words(backends))?;
             writeln!(formatter, "arguments = {arguments:?}")?;
+            writeln!(formatter, "purpose = \"{purpose}\"")?;
         }
         Ok(())
     }
@@ -52,7 +54,14 @@ impl Display for Config {
 fn write_engine(formatter: &mut fmt::Formatter<'_>, entry: &EngineEntry) -> fmt::Result {
     let EngineEntry { engine, models, load } = entry;
     writeln!(formatter, "\n[[engine]]\nname = \"{}\"", engine.name)?;
+    if let Some(remote) = &engine.remote {
+        writeln!(formatter, "url = \"{}\"", remote.url())?;
+        if let Some(key) = &remote.key {
+            writeln!(formatter, "key = \"{key}\"")?;
+        }
+    }
     match engine.devices.as_slice() {
+        [] => {}
         [device] => writeln!(formatter, "device = \"{device}\"")?,
         devices => writeln!(formatter, "devices = {:?}", words(devices))?,
     }
@@ -64,12 +73,19 @@ fn write_engine(formatter: &mut fmt::Formatter<'_>, entry: &EngineEntry) -> fmt:
         writeln!(formatter, "load = \"{load}\"")?;
     }
     writeln!(formatter, "health-path = \"{}\"", engine.health_path)?;
-    let Timing { start, drain, stop, stall, look: _, idle_end, patience, restart } = engine.timing;
+    let check = match engine.memory_check {
+        MemoryCheck::Refuse => "refuse",
+        MemoryCheck::Ignore => "ignore",
+    };
+    writeln!(formatter, "memory-check = \"{check}\"")?;
+    let Timing { start, drain, stop, stall, prompt_stall, look: _, idle_end, patience, restart } =
+        engine.timing;
     let deadlines = [
         ("start-deadline", Some(start)),
         ("drain-deadline", Some(drain)),
         ("stop-deadline", Some(stop)),
         ("stall-deadline", Some(stall)),
+        ("prompt-stall-deadline", Some(prompt_stall)),
         ("idle-end", idle_end),
         ("first-byte-deadline", Some(patience.first_byte)),
         ("silence-deadline", Some(patience.between_chunks)),

@@ -40,6 +40,14 @@ pub(super) fn list(sys: &Path, held: &Held) -> Vec<Device> {
     cards
 }
 
+/// The power of one card alone, which is asked for often.
+pub(super) fn power(sys: &Path, slot: &PciSlot) -> Option<Power> {
+    let device = sys.join("bus/pci/devices").join(slot.as_str());
+    let uevent = read_text(&device.join("uevent")).ok()?;
+    let driver = uevent.lines().find_map(|line| line.strip_prefix("DRIVER="));
+    Sensors::of(&device, driver).power().ok()
+}
+
 /// `card0`, but not its connectors such as `card0-DP-1`.
 fn is_card(name: &str) -> bool {
     name.strip_prefix("card")

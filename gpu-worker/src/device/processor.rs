@@ -74,6 +74,11 @@ fn packages(sys: &Path) -> Vec<PathBuf> {
     entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_package).collect()
 }
 
+/// The power of the processor alone, which is asked for often.
+pub(super) fn power(sys: &Path) -> Option<Power> {
+    energy(&packages(sys)).ok()
+}
+
 fn energy(packages: &[PathBuf]) -> Result<Power, String> {
     if packages.is_empty() {
         return Err(NO_METER.to_owned());

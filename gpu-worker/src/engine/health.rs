@@ -128,25 +128,53 @@ pub enum Verdict {
     },
 }
 
+/// Who waits for an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Readers {
+    /// Those to whom it has not said anything yet: their prompts are being read.
+    pub prompt: u32,
+    /// Those in the middle of their answers.
+    pub tokens: u32,
+}
+
+impl Readers {
+    /// Whether there is anybody.
+    pub fn any(self) -> bool {
+        self.prompt > 0 || self.tokens > 0
+    }
+}
+
+/// How long a busy engine may show no progress.
+///
+/// A batch of a prompt takes a slow processor far longer than a token does, and an
+/// engine shows nothing in the middle of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// While somebody is in the middle of an answer.
+    pub tokens: Duration,
+    /// While all who wait have had nothing yet.
+    pub prompt: Duration,
+}
+
 /// Decides from a series of observations whether a busy engine stands still.
 ///
 /// Instants are those of a clock that never jumps; whoever observes passes them in.
 #[derive(Debug)]
 pub struct Watchdog {
-    limit: Duration,
+    limits: Limits,
     last: Option<(Instant, Progress)>,
 }
 
 impl Watchdog {
-    /// A watchdog that allows no progress for `limit` while somebody waits.
-    pub fn new(limit: Duration) -> Self {
-        Self { limit, last: None }
+    /// A watchdog that allows no progress for so long while somebody waits.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, last: None }
     }
 
     /// Takes one observation: `waiting` readers expect something of the engine,
     /// which has come as far as `progress`.
-    pub fn observe(&mut self, now: Instant, waiting: u32, mut progress: Progress) -> Verdict {
-        if waiting == 0 {
+    pub fn observe(&mut self, now: Instant, waiting: Readers, mut progress: Progress) -> Verdict {
+        if !waiting.any() {
             self.last = None;
             return Verdict::Idle;
         }
@@ -157,7 +185,9 @@ impl Watchdog {
         match &self.last {
             Some((since, last)) if *last == progress => {
                 let elapsed = now.saturating_duration_since(*since);
-                if elapsed >= self.limit { Verdict::Stalled { elapsed } } else { Verdict::Moving }
+                let limit =
+                    if waiting.tokens > 0 { self.limits.tokens } else { self.limits.prompt };
+                if elapsed >= limit { Verdict::Stalled { elapsed } } else { Verdict::Moving }
             }
             _ => {
                 self.last = Some((now, progress));
@@ -223,12 +253,19 @@ mod tests {
 
     impl Watch {
         fn new(limit_secs: u64) -> Self {
-            Self { watchdog: Watchdog::new(Duration::from_secs(limit_secs)), now: Instant::now() }
+            let tokens = Duration::from_secs(limit_secs);
+            let limits = Limits { tokens, prompt: 3 * tokens };
+            Self { watchdog: Watchdog::new(limits), now: Instant::now() }
         }
 
         fn after(&mut self, secs: u64, waiting: u32, progress: Progress) -> Verdict {
             self.now += Duration::from_secs(secs);
-            self.watchdog.observe(self.now, waiting, progress)
+            self.watchdog.observe(self.now, Readers { prompt: 0, tokens: waiting }, progress)
+        }
+
+        fn after_reading(&mut self, secs: u64, prompt: u32, progress: Progress) -> Verdict {
+            self.now += Duration::from_secs(secs);
+            self.watchdog.observe(self.now, Readers { prompt, tokens: 0 }, progress)
         }
     }
 
@@ -299,5 +336,23 @@ mod tests {
         assert_eq!(watch.after(1, 1, chunks(5)), Verdict::Moving);
         assert_eq!(watch.after(59, 1, chunks(5)), Verdict::Moving);
         assert!(matches!(watch.after(1, 1, chunks(5)), Verdict::Stalled { .. }));
+    }
+
+    #[test]
+    fn a_prompt_may_take_longer_than_a_token() {
+        let mut watch = Watch::new(60);
+        assert_eq!(watch.after_reading(0, 1, chunks(5)), Verdict::Moving);
+        assert_eq!(watch.after_reading(179, 1, chunks(5)), Verdict::Moving);
+        assert_eq!(
+            watch.after_reading(1, 1, chunks(5)),
+            Verdict::Stalled { elapsed: Duration::from_secs(180) }
+        );
+    }
+
+    #[test]
+    fn one_who_has_begun_to_read_is_not_kept_waiting_by_anothers_prompt() {
+        let mut watch = Watch::new(60);
+        watch.after_reading(0, 2, chunks(5));
+        assert!(matches!(watch.after(60, 1, chunks(5)), Verdict::Stalled { .. }));
     }
 }

@@ -34,11 +34,16 @@ const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
 /// queue is full because it hangs.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
+/// Where our own engines have OpenAI's API.
+const API: &str = "/v1";
+
 /// Where an engine listens, and the key that it asks for.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     address: SocketAddr,
-    key: Secret<String>,
+    /// Stands in place of `/v1`.
+    base: String,
+    key: Option<Secret<String>>,
 }
 
 /// Why an address cannot be that of an engine.
@@ -53,10 +58,16 @@ impl Endpoint {
     /// [`NotLoopback`]: prompts must not leave the host by a wrong address.
     pub fn try_new(address: SocketAddr, key: Secret<String>) -> Result<Self, NotLoopback> {
         if address.ip().is_loopback() {
-            Ok(Self { address, key })
+            Ok(Self { address, base: API.to_owned(), key: Some(key) })
         } else {
             Err(NotLoopback(address))
         }
+    }
+
+    /// An engine that a person has configured to be at `address`, with its API below
+    /// `base`.
+    pub fn elsewhere(address: SocketAddr, base: String, key: Option<Secret<String>>) -> Self {
+        Self { address, base, key }
     }
 
     /// Where it listens.
@@ -70,14 +81,20 @@ impl Endpoint {
         path: &str,
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>, HttpError> {
-        Request::builder()
+        let target = match path.strip_prefix(API) {
+            Some(rest) => format!("{}{rest}", self.base),
+            None => path.to_owned(),
+        };
+        let request = Request::builder()
             .method(method)
-            .uri(path)
+            .uri(target)
             .header(header::HOST, self.address.to_string())
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.key.expose()))
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(HttpError::Request)
+            .header(header::CONTENT_TYPE, "application/json");
+        let request = match &self.key {
+            Some(key) => request.header(header::AUTHORIZATION, format!("Bearer {}", key.expose())),
+            None => request,
+        };
+        request.body(Full::new(body)).map_err(HttpError::Request)
     }
 }
 
@@ -176,6 +193,26 @@ pub async fn post(
     let reading = exchange.read_to_end(REFUSAL_BYTES_MAX);
     let body = within(REFUSAL_DEADLINE, "said why it refuses", reading).await?;
     Err(HttpError::Refused { status: exchange.status, error: refusal(body) })
+}
+
+/// Posts `body` to `path` and reads the whole answer.
+///
+/// Cancel safety: as [`post`].
+///
+/// # Errors
+/// [`HttpError`]; `Refused` for any status but 2xx.
+pub async fn post_whole(
+    endpoint: &Endpoint,
+    path: &str,
+    body: Bytes,
+    deadline: Duration,
+    bytes_max: usize,
+) -> Result<Bytes, HttpError> {
+    let asking = async {
+        let mut exchange = post(endpoint, path, body, deadline).await?;
+        exchange.read_to_end(bytes_max).await
+    };
+    within(deadline, "answered", asking).await
 }
 
 /// A request that was sent, and its answer as far as it was read.

@@ -14,9 +14,9 @@ use homelab_common::{
     chance::Chance,
     error_chain::Chain,
     exec::{Ended, ExecError, Program, Supervised},
-    secret::Secret,
+    secret::{Secret, SecretError},
 };
-use jiff::Timestamp;
+use http::StatusCode;
 use nix::sys::signal::Signal;
 use tokio::{
     sync::watch,
@@ -25,15 +25,16 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    device::{self, Device, DeviceId, PciSlot},
     engine::{
-        EngineConfig, State, Supervisor, Wanted,
-        backend::{self, Placement, Unmapped, parse_listing, slots_in_log},
+        State, Supervisor, Wanted,
+        backend::Unmapped,
         build::Variant,
         command::Values,
-        health::{Readiness, Verdict, Watchdog, readiness},
-        http::{self as engine_http, Endpoint, NotLoopback},
-        session::Session,
+        health::{Limits, Readiness, Verdict, Watchdog, readiness},
+        http::{self as engine_http, Endpoint, HttpError, NotLoopback},
+        incident::{Incident, Remedy},
+        placed::{Placed, check_card},
+        session::{Session, SessionParts},
         trace::{self, Trace},
     },
     model::Model,
@@ -48,46 +49,8 @@ const READY_DEADLINE: Duration = Duration::from_secs(2);
 /// `/health` has a few words to say.
 const HEALTH_BYTES_MAX: usize = 64 * 1024;
 
-/// A build that compiles for its card first may take some seconds to list it.
-const LISTING_DEADLINE: Duration = Duration::from_secs(60);
-
-const LISTING_BYTES_MAX: u64 = 256 * 1024;
-
-/// A card that hangs can block whoever reads its files.
-const DEVICES_DEADLINE: Duration = Duration::from_secs(5);
-
 /// How many of its last lines are kept of an engine that ended by itself.
 const INCIDENT_LINES_MAX: usize = 40;
-
-/// What is kept of an engine that ended by itself.
-#[derive(Debug)]
-pub struct Incident {
-    /// When.
-    pub at: Timestamp,
-    /// Why, for people.
-    pub because: String,
-    /// The model that it had.
-    pub model: Arc<Model>,
-    /// Its process, if one came up.
-    pub pid: Option<u32>,
-    /// How long it had been ready; `None` when it never was.
-    pub ready_for: Option<Duration>,
-    /// The last lines that it wrote.
-    pub last_lines: Vec<String>,
-    /// What was started.
-    pub variant: Arc<Variant>,
-    /// What may help.
-    pub remedy: Remedy,
-}
-
-/// What may help after an engine has ended by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remedy {
-    /// To start the same once more.
-    Again,
-    /// Only another build, or a person.
-    Another,
-}
 
 /// How a run ended.
 #[derive(Debug)]
@@ -102,7 +65,7 @@ pub(super) enum End {
 
 /// Why an engine ended without having been asked to.
 #[derive(Debug, thiserror::Error)]
-enum Cause {
+pub(super) enum Cause {
     #[error("no port of 127.0.0.1 could be had")]
     NoPort(#[source] io::Error),
     #[error("its key file {} could not be written", path.display())]
@@ -131,6 +94,14 @@ enum Cause {
         "it uses the card in {used} and not that in {wanted}; correct `device`, or what `environment` and `command` say of it"
     )]
     WrongCard { used: String, wanted: String },
+    #[error("its key could not be read")]
+    RemoteKey(#[source] SecretError),
+    #[error("it does not answer")]
+    Remote(#[source] HttpError),
+    #[error("its list of models answers {0}")]
+    RemoteStatus(StatusCode),
+    #[error("it has no model `{model}`; it has {known}")]
+    RemoteModel { model: String, known: String },
     #[error("it could not be started")]
     Spawn(#[source] ExecError),
     #[error("{}", describe(*.0))]
@@ -184,8 +155,9 @@ impl Supervisor {
             pid: run.process.as_ref().map(Supervised::pid),
             ready_for: run.ready_at.map(|at| at.elapsed()),
             last_lines,
-            variant: Arc::clone(variant),
+            variant: Some(Arc::clone(variant)),
             remedy: cause.remedy(),
+            bundle: None,
         })
     }
 
@@ -242,13 +214,15 @@ impl Supervisor {
         check_card(&config.slots(), &process.lines())?;
         info!(engine = %config.name, elapsed_ms = millis(began.elapsed()), "an engine is ready");
 
-        let session = Session::new(
-            Arc::clone(model),
+        let session = Session::new(SessionParts {
+            model: Arc::clone(model),
+            devices: config.devices.clone(),
             endpoint,
-            config.timing.patience,
-            self.world.tasks.clone(),
-            self.world.changed.clone(),
-        );
+            patience: config.timing.patience,
+            recent: Arc::clone(&self.engine.recent),
+            tasks: self.world.tasks.clone(),
+            changed: self.world.changed.clone(),
+        });
         let session = run.session.insert(Arc::new(session));
         run.ready_at = Some(Instant::now());
         self.set_state(State::Ready(Arc::clone(session)));
@@ -268,37 +242,6 @@ impl Supervisor {
             Leave::Idle => "nobody has used it for long",
         });
         self.stop(process, leave).await
-    }
-
-    /// Finds the build's own devices for the engine's cards.
-    async fn placed(&self, variant: &Variant) -> Result<Placed, Cause> {
-        let config = &self.engine.config;
-        let slots = config.slots();
-        let backend = match variant.backend {
-            Some(backend) if !slots.is_empty() && !variant.is_placed_by_hand() => backend,
-            _ => return Ok(Placed::default()),
-        };
-        let roots = self.world.roots.clone();
-        let reading = self.world.tasks.blocking(move || device::list(&roots, &[]));
-        let Ok(Ok(devices)) = time::timeout(DEVICES_DEADLINE, reading).await else {
-            return Err(Cause::Devices { after: DEVICES_DEADLINE });
-        };
-        let question = backend::question(backend, &slots);
-        let environment = variant.environment.iter().chain(&question);
-        let program = Program::new(variant.command.program())
-            .arg("--list-devices")
-            .deadline(LISTING_DEADLINE)
-            .output_bytes_max(LISTING_BYTES_MAX);
-        let program = environment.fold(program, |program, (name, value)| program.env(name, value));
-        let output = self.world.exec.run(program).await.map_err(Cause::Listing)?;
-        let listed = parse_listing(&String::from_utf8_lossy(&output.stdout));
-        let placement = backend::place(backend, &slots, &devices, &listed)?;
-        let names = placement.names.join(", ");
-        if !placement.hides_others && !variant.command.takes_devices() {
-            return Err(Cause::NeedsDevice { names });
-        }
-        info!(engine = %config.name, %backend, devices = %names, "found an engine's devices");
-        Ok(Placed { tensor_split: tensor_split(config, &devices), placement })
     }
 
     /// Waits until the engine has had no request for the configured time, and then
@@ -346,15 +289,17 @@ impl Supervisor {
     }
 
     /// Looks at the engine while somebody waits for it; asks it nothing otherwise.
-    async fn until_stalled(&self, session: &Session) -> Cause {
+    pub(super) async fn until_stalled(&self, session: &Session) -> Cause {
         let timing = &self.engine.config.timing;
-        let mut watchdog = Watchdog::new(timing.stall);
+        let mut watchdog =
+            Watchdog::new(Limits { tokens: timing.stall, prompt: timing.prompt_stall });
         let mut looks = time::interval(timing.look);
         looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
             let waiting = session.waiting();
-            let progress = if waiting > 0 { session.progress().await } else { Default::default() };
+            let progress =
+                if waiting.any() { session.progress().await } else { Default::default() };
             if let Verdict::Stalled { elapsed } =
                 watchdog.observe(Instant::now(), waiting, progress)
             {
@@ -363,7 +308,11 @@ impl Supervisor {
         }
     }
 
-    async fn asked_and_drained(&self, session: &Session, wanted: &mut watch::Receiver<Wanted>) {
+    pub(super) async fn asked_and_drained(
+        &self,
+        session: &Session,
+        wanted: &mut watch::Receiver<Wanted>,
+    ) {
         self.asked(wanted).await;
         session.close();
         self.world.changed.send_replace(());
@@ -399,43 +348,6 @@ enum Leave {
     Idle,
 }
 
-/// The build's devices.
-#[derive(Debug, Default)]
-struct Placed {
-    placement: Placement,
-    tensor_split: Vec<u32>,
-}
-
-/// As configured, or else by the memory of the cards in GiB.
-fn tensor_split(config: &EngineConfig, devices: &[Device]) -> Vec<u32> {
-    if !config.tensor_split.is_empty() {
-        return config.tensor_split.clone();
-    }
-    let gibibytes = |id: &DeviceId| {
-        let memory = devices.iter().find(|device| device.id == *id)?.memory_bytes?;
-        u32::try_from(memory.div_ceil(1 << 30)).ok()
-    };
-    let shares: Option<Vec<u32>> = config.devices.iter().map(gibibytes).collect();
-    match shares {
-        // Like cards are shown in the plainest way.
-        Some(shares) if shares.iter().any(|share| Some(share) != shares.first()) => shares,
-        _ => vec![1; config.devices.len()],
-    }
-}
-
-/// Compares the cards that the engine says it uses with those that it was given.
-fn check_card(wanted: &[PciSlot], lines: &[String]) -> Result<(), Cause> {
-    let used = slots_in_log(lines);
-    let mut wanted = wanted.to_vec();
-    wanted.sort();
-    if wanted.is_empty() || used.is_empty() || used == wanted {
-        return Ok(());
-    }
-    let shown =
-        |slots: &[PciSlot]| slots.iter().map(PciSlot::as_str).collect::<Vec<_>>().join(" and ");
-    Err(Cause::WrongCard { used: shown(&used), wanted: shown(&wanted) })
-}
-
 fn program(
     variant: &Variant,
     model: &Model,
@@ -444,6 +356,7 @@ fn program(
 ) -> Program {
     let program = Program::new(variant.command.program())
         .args(variant.command.arguments(values))
+        .args(model.options.purpose.argument())
         .args(model.options.arguments.iter().cloned());
     // What a person has set comes last and counts.
     let environment = placement.iter().chain(&variant.environment);

@@ -94,7 +94,93 @@ pub fn from_chat(chat: &Chat, model: &str) -> Result<Bytes, InvalidRequest> {
     serde_json::to_vec(&body).map(Bytes::from).map_err(InvalidRequest::Write)
 }
 
-/// The body for a caller's own JSON.
+/// A text to be continued, by typed fields.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Completion<'a> {
+    /// The text.
+    pub prompt: &'a str,
+    /// Most tokens to add; absent leaves it to the engine.
+    pub tokens_max: Option<u32>,
+    /// Sampling temperature.
+    pub temperature: Option<f32>,
+    /// Seed for repeatable answers.
+    pub seed: Option<i64>,
+}
+
+/// A question and the texts that are to be ordered by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question<'a> {
+    /// The question.
+    pub query: &'a str,
+    /// The texts.
+    pub documents: &'a [String],
+    /// How many of them to give back; absent for all.
+    pub top_n: Option<u32>,
+}
+
+/// The body for a typed text that is to be continued.
+///
+/// # Errors
+/// [`InvalidRequest::Write`]: a temperature that is not a number.
+pub fn from_completion(completion: &Completion<'_>, model: &str) -> Result<Bytes, InvalidRequest> {
+    let Completion { prompt, tokens_max, temperature, seed } = completion;
+    let mut body = serde_json::json!({
+        "model": model,
+        "prompt": prompt,
+        "stream": true,
+        "stream_options": { "include_usage": true },
+    });
+    if let Some(tokens_max) = tokens_max {
+        body["max_tokens"] = (*tokens_max).into();
+    }
+    if let Some(temperature) = temperature {
+        body["temperature"] = (*temperature).into();
+    }
+    if let Some(seed) = seed {
+        body["seed"] = (*seed).into();
+    }
+    write(&body)
+}
+
+/// The body for texts that are to become vectors.
+///
+/// # Errors
+/// [`InvalidRequest::Write`].
+pub fn from_inputs(inputs: &[String], model: &str) -> Result<Bytes, InvalidRequest> {
+    write(&serde_json::json!({ "model": model, "input": inputs }))
+}
+
+/// The body for texts that are to be put in order.
+///
+/// # Errors
+/// [`InvalidRequest::Write`].
+pub fn from_question(question: &Question<'_>, model: &str) -> Result<Bytes, InvalidRequest> {
+    let Question { query, documents, top_n } = question;
+    let mut body = serde_json::json!({ "model": model, "query": query, "documents": documents });
+    if let Some(top_n) = top_n {
+        body["top_n"] = (*top_n).into();
+    }
+    write(&body)
+}
+
+/// The body for a caller's own JSON whose answer comes in one piece: only the model's
+/// name is replaced.
+///
+/// # Errors
+/// [`InvalidRequest`] when `json` is not an object.
+pub fn whole_from_json(json: &[u8], model: &str) -> Result<Bytes, InvalidRequest> {
+    let mut request: Object<'_> =
+        serde_json::from_slice(json).map_err(InvalidRequest::NotAnObject)?;
+    let model = serde_json::value::to_raw_value(model).map_err(InvalidRequest::Write)?;
+    request.set("model", &model);
+    write(&request)
+}
+
+fn write(body: &impl Serialize) -> Result<Bytes, InvalidRequest> {
+    serde_json::to_vec(body).map(Bytes::from).map_err(InvalidRequest::Write)
+}
+
+/// The body for a caller's own JSON whose answer is streamed.
 ///
 /// # Errors
 /// [`InvalidRequest`] when `json` is not an object or its `stream_options` is not one.

@@ -1,6 +1,6 @@
 //! When an engine that ended by itself is started again.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use homelab_common::{chance::Chance, retry::Backoff};
 
@@ -36,6 +36,18 @@ pub enum Next {
         /// How many ends in a row led to it.
         quick_ends: u32,
     },
+}
+
+impl fmt::Display for Next {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Restart { after } => write!(formatter, "restart after {after:.1?}"),
+            Self::FallBack { after } => write!(formatter, "next build after {after:.1?}"),
+            Self::Quarantine { quick_ends } => {
+                write!(formatter, "quarantine after {quick_ends} quick ends")
+            }
+        }
+    }
 }
 
 /// How an engine has ended so far.

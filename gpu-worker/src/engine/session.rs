@@ -16,18 +16,20 @@ use tokio::{
 };
 
 use crate::{
+    device::DeviceId,
     engine::{
         chunk::Chunk,
-        health::{Progress, SlotMark, slot_marks},
+        health::{Progress, Readers, SlotMark, slot_marks},
         http::{self as engine_http, Endpoint},
+        recent::{Entry, Recent},
         stream::{AnswerError, AnswerStream, Ending, Patience, Pulse},
     },
     model::Model,
     slot::{Busy, Permit, Slots},
 };
 
-/// The path of OpenAI's chat API.
-const CHAT_PATH: &str = "/v1/chat/completions";
+/// The largest answer in one piece: 256 vectors of 8192 numbers as text.
+const WHOLE_BYTES_MAX: usize = 32 << 20;
 
 /// `/slots` of 64 slots is some 100 KiB.
 const SLOTS_BYTES_MAX: usize = 1 << 20;
@@ -42,14 +44,69 @@ const SETTLE_DEADLINE: Duration = Duration::from_millis(500);
 /// How often `/slots` is asked meanwhile. Measured engines need 30 ms.
 const SETTLE_PERIOD: Duration = Duration::from_millis(20);
 
+/// How a request that went well is noted.
+const COMPLETE: &str = "complete";
+
 /// A connection breaks some milliseconds before its process is reaped; the reason
 /// is worth that wait.
 const REASON_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What of an engine is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Api {
+    /// A chat is answered, piece by piece.
+    Chat,
+    /// A text is continued, piece by piece.
+    Completion,
+    /// Texts become vectors.
+    Embeddings,
+    /// Texts are ordered by how well they fit a question.
+    Rerank,
+}
+
+impl Api {
+    /// Where OpenAI and those who followed have it.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Completion => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
+            Self::Rerank => "/v1/rerank",
+        }
+    }
+}
+
+/// A request for an engine.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// What of the engine.
+    pub api: Api,
+    /// The JSON for it.
+    pub body: Bytes,
+    /// The job, or nothing.
+    pub job: String,
+    /// Number of the attempt.
+    pub attempt: u32,
+}
+
+/// What a session is made of.
+#[derive(Debug)]
+pub(crate) struct SessionParts {
+    pub(crate) model: Arc<Model>,
+    pub(crate) devices: Vec<DeviceId>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) patience: Patience,
+    pub(crate) recent: Arc<Recent>,
+    pub(crate) tasks: Tasks,
+    pub(crate) changed: watch::Sender<()>,
+}
 
 /// One run of an engine, from being ready to its end.
 #[derive(Debug)]
 pub struct Session {
     model: Arc<Model>,
+    devices: Vec<DeviceId>,
+    recent: Arc<Recent>,
     endpoint: Endpoint,
     slots: Slots,
     patience: Patience,
@@ -75,16 +132,13 @@ pub enum NotAdmitted {
 }
 
 impl Session {
-    pub(crate) fn new(
-        model: Arc<Model>,
-        endpoint: Endpoint,
-        patience: Patience,
-        tasks: Tasks,
-        changed: watch::Sender<()>,
-    ) -> Self {
+    pub(crate) fn new(parts: SessionParts) -> Self {
+        let SessionParts { model, devices, endpoint, patience, recent, tasks, changed } = parts;
         Self {
             slots: Slots::new(model.options.slots, changed),
             model,
+            devices,
+            recent,
             endpoint,
             patience,
             pulse: Arc::default(),
@@ -101,6 +155,11 @@ impl Session {
     /// The model that it serves.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// What it runs on.
+    pub fn devices(&self) -> &[DeviceId] {
+        &self.devices
     }
 
     /// Its slots.
@@ -127,27 +186,65 @@ impl Session {
         Ok(permit)
     }
 
-    /// Sends a chat request and returns once the engine has begun to answer.
+    /// Sends a request and returns once the engine has begun to answer.
     ///
     /// Cancel safety: dropping the future takes the request back; the slot is
     /// free again within half a second.
     ///
     /// # Errors
     /// [`AnswerError`].
-    pub async fn chat(self: &Arc<Self>, permit: Permit, body: Bytes) -> Result<Chat, AnswerError> {
-        let occupation = Occupation::new(Arc::clone(self), permit);
+    pub async fn stream(self: &Arc<Self>, permit: Permit, ask: Ask) -> Result<Chat, AnswerError> {
+        let occupation = Occupation::new(self, permit, &ask);
         let (endpoint, patience) = (&self.endpoint, self.patience);
-        let starting =
-            AnswerStream::start(endpoint, CHAT_PATH, body, patience, Arc::clone(&self.pulse));
-        let stream = tokio::select! {
-            biased;
-            started = starting => match started {
-                Ok(stream) => stream,
-                Err(error) => return Err(self.explain(error).await),
-            },
-            because = self.ended() => return Err(AnswerError::EngineEnded { because }),
+        let (path, pulse) = (ask.api.path(), Arc::clone(&self.pulse));
+        let starting = AnswerStream::start(endpoint, path, ask.body, patience, pulse);
+        let stream = match self.unless_ended(starting).await {
+            Ok(stream) => stream,
+            Err(error) => return Err(occupation.failed(error)),
         };
         Ok(Chat { stream, occupation, chunks: 0 })
+    }
+
+    /// Sends a request and returns the engine's whole answer.
+    ///
+    /// Cancel safety: as [`stream`](Self::stream).
+    ///
+    /// # Errors
+    /// [`AnswerError`].
+    pub async fn whole(self: &Arc<Self>, permit: Permit, ask: Ask) -> Result<Bytes, AnswerError> {
+        let mut occupation = Occupation::new(self, permit, &ask);
+        let deadline = self.patience.first_byte;
+        let asking = async {
+            let _waiting = self.pulse.wait_for_prompt();
+            let path = ask.api.path();
+            engine_http::post_whole(&self.endpoint, path, ask.body, deadline, WHOLE_BYTES_MAX)
+                .await
+                .map_err(AnswerError::Start)
+        };
+        match self.unless_ended(asking).await {
+            Ok(answer) => {
+                self.pulse.beat();
+                occupation.entry.piece();
+                occupation.entry.end(COMPLETE);
+                occupation.is_over = true;
+                Ok(answer)
+            }
+            Err(error) => Err(occupation.failed(error)),
+        }
+    }
+
+    async fn unless_ended<T>(
+        &self,
+        work: impl Future<Output = Result<T, AnswerError>>,
+    ) -> Result<T, AnswerError> {
+        tokio::select! {
+            biased;
+            done = work => match done {
+                Ok(done) => Ok(done),
+                Err(error) => Err(self.explain(error).await),
+            },
+            because = self.ended() => Err(AnswerError::EngineEnded { because }),
+        }
     }
 
     /// Takes no new requests; running ones go on.
@@ -177,8 +274,8 @@ impl Session {
         self.ended.send_replace(Some(because.into()));
     }
 
-    /// How many readers wait for the engine.
-    pub(crate) fn waiting(&self) -> u32 {
+    /// Who waits for the engine.
+    pub(crate) fn waiting(&self) -> Readers {
         self.pulse.waiting()
     }
 
@@ -269,13 +366,15 @@ impl Chat {
         match next {
             Ok(Some(chunk)) => {
                 self.chunks += u64::from(!chunk.content.is_empty() || !chunk.reasoning.is_empty());
+                self.occupation.entry.piece();
                 Ok(Some(chunk))
             }
             Ok(None) => {
                 self.occupation.is_over = true;
+                self.occupation.entry.end(COMPLETE);
                 Ok(None)
             }
-            Err(error) => Err(session.explain(error).await),
+            Err(error) => Err(self.occupation.failed(session.explain(error).await)),
         }
     }
 
@@ -297,13 +396,22 @@ impl Drop for Chat {
 struct Occupation {
     session: Arc<Session>,
     permit: Option<Permit>,
+    entry: Entry,
     is_over: bool,
 }
 
 impl Occupation {
-    fn new(session: Arc<Session>, permit: Permit) -> Self {
+    fn new(session: &Arc<Session>, permit: Permit, ask: &Ask) -> Self {
         session.live.fetch_add(1, Ordering::Relaxed);
-        Self { session, permit: Some(permit), is_over: false }
+        let Ask { api, body, job, attempt } = ask;
+        let entry = session.recent.begin(api.path(), job, *attempt, body.len());
+        Self { session: Arc::clone(session), permit: Some(permit), entry, is_over: false }
+    }
+
+    /// Takes note of a broken answer, without the engine's words: they may quote.
+    fn failed(&self, error: AnswerError) -> AnswerError {
+        self.entry.end(error.class());
+        error
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::time;
 
 use crate::engine::{
     chunk::{self, Chunk, Decoded, EngineError, NotAChunk, Usage},
+    health::Readers,
     http::{self as engine_http, Endpoint, Exchange, HttpError},
     sse::{Limits, Parser, SseError},
 };
@@ -23,7 +24,8 @@ use crate::engine::{
 #[derive(Debug, Default)]
 pub struct Pulse {
     chunks: AtomicU64,
-    waiting: AtomicU32,
+    prompt: AtomicU32,
+    tokens: AtomicU32,
 }
 
 impl Pulse {
@@ -32,28 +34,42 @@ impl Pulse {
         self.chunks.load(Ordering::Relaxed)
     }
 
-    /// How many readers wait for the engine right now. A reader whose own caller
-    /// is slow does not count: the engine owes it nothing.
-    pub fn waiting(&self) -> u32 {
-        self.waiting.load(Ordering::Relaxed)
+    /// Who waits for the engine right now. A reader whose own caller is slow does not
+    /// count: the engine owes it nothing.
+    pub fn waiting(&self) -> Readers {
+        let count = |readers: &AtomicU32| readers.load(Ordering::Relaxed);
+        Readers { prompt: count(&self.prompt), tokens: count(&self.tokens) }
     }
 
-    fn wait(&self) -> Waiting<'_> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(self)
+    /// Counts one reader that has had nothing yet, until what comes back is dropped.
+    pub(crate) fn wait_for_prompt(&self) -> Waiting<'_> {
+        Waiting::new(&self.prompt)
     }
 
-    fn beat(&self) {
+    fn wait_for_tokens(&self) -> Waiting<'_> {
+        Waiting::new(&self.tokens)
+    }
+
+    /// A sign of life.
+    pub(crate) fn beat(&self) {
         self.chunks.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// Counts one waiting reader until it is dropped.
-struct Waiting<'a>(&'a Pulse);
+#[derive(Debug)]
+pub(crate) struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn new(readers: &'a AtomicU32) -> Self {
+        readers.fetch_add(1, Ordering::Relaxed);
+        Self(readers)
+    }
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -118,6 +134,19 @@ pub enum AnswerError {
 }
 
 impl AnswerError {
+    /// The kind of it, in a word or two.
+    pub(crate) fn class(&self) -> &'static str {
+        match self {
+            Self::Start(HttpError::Refused { .. }) => "refused by the engine",
+            Self::Start(_) => "not taken by the engine",
+            Self::NotAStream { .. } | Self::Events(_) | Self::Garbage(_) => "not understood",
+            Self::Cut(_) | Self::Unfinished => "cut off",
+            Self::Silent { .. } => "silent for too long",
+            Self::Engine(_) => "given up by the engine",
+            Self::EngineEnded { .. } => "the engine ended",
+        }
+    }
+
     /// Whether a dying engine looks like this from the other end of the socket.
     pub(crate) fn is_of_the_connection(&self) -> bool {
         match self {
@@ -152,6 +181,7 @@ pub struct AnswerStream {
     pulse: Arc<Pulse>,
     finish_reason: Option<String>,
     usage: Usage,
+    has_begun: bool,
     is_complete: bool,
 }
 
@@ -170,7 +200,7 @@ impl AnswerStream {
         pulse: Arc<Pulse>,
     ) -> Result<Self, AnswerError> {
         let exchange = {
-            let _waiting = pulse.wait();
+            let _waiting = pulse.wait_for_prompt();
             engine_http::post(endpoint, path, body, patience.first_byte)
                 .await
                 .map_err(AnswerError::Start)?
@@ -191,6 +221,7 @@ impl AnswerStream {
             pulse,
             finish_reason: None,
             usage: Usage::default(),
+            has_begun: false,
             is_complete: false,
         })
     }
@@ -228,7 +259,11 @@ impl AnswerStream {
 
     async fn read_more(&mut self) -> Result<(), AnswerError> {
         let bytes = {
-            let _waiting = self.pulse.wait();
+            let _waiting = if self.has_begun {
+                self.pulse.wait_for_tokens()
+            } else {
+                self.pulse.wait_for_prompt()
+            };
             time::timeout(self.between_chunks, self.exchange.next())
                 .await
                 .map_err(|_| AnswerError::Silent { after: self.between_chunks })?
@@ -248,6 +283,7 @@ impl AnswerStream {
 
     fn note(&mut self, chunk: Chunk) -> Chunk {
         self.pulse.beat();
+        self.has_begun = true;
         self.usage.merge(chunk.usage);
         if chunk.finish_reason.is_some() {
             self.finish_reason.clone_from(&chunk.finish_reason);

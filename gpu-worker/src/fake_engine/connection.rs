@@ -48,7 +48,7 @@ impl Run {
             }
             return respond(socket, 200, r#"{"status":"ok"}"#).await;
         }
-        if request.authorization != format!("Bearer {}", self.key) {
+        if !self.key.is_empty() && request.authorization != format!("Bearer {}", self.key) {
             return respond(socket, 401, r#"{"error":{"code":401,"message":"Invalid API Key"}}"#)
                 .await;
         }
@@ -56,7 +56,10 @@ impl Run {
             "/slots" if engine.has_slots_page.load(Ordering::Relaxed) => {
                 respond(socket, 200, &self.slots().to_string()).await
             }
-            "/v1/chat/completions" => self.chat(&request.body, socket).await,
+            "/v1/models" => respond(socket, 200, r#"{"data":[{"id":"small"}]}"#).await,
+            "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings" | "/v1/rerank" => {
+                self.chat(&request.body, socket).await
+            }
             _ => respond(socket, 501, r#"{"error":{"code":501,"message":"no such page"}}"#).await,
         }
     }

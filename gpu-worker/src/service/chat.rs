@@ -13,7 +13,11 @@ use tracing::{info, warn};
 use super::Sender;
 use crate::{
     convert::{self, ChatRequest, reason},
-    engine::stream::{AnswerError, Ending},
+    energy::Energy,
+    engine::{
+        session::Ask,
+        stream::{AnswerError, Ending},
+    },
     worker::{Admission, NotWoken},
 };
 
@@ -23,28 +27,31 @@ const READER_DEADLINE: Duration = Duration::from_secs(60);
 /// Answers until the end, or until the caller has gone.
 pub(super) async fn run(
     admission: Admission,
+    energy: Energy,
     chat: ChatRequest,
     sender: Sender<ChatCompleteResponse>,
 ) {
     // Its place is taken first, so that the last message always finds room.
     let Ok(last) = sender.clone().reserve_owned().await else { return };
     let began = Instant::now();
-    let ChatRequest { model, job, attempt, .. } = &chat;
+    let ChatRequest { model, form, ask } = &chat;
+    let Ask { job, attempt, .. } = ask;
     let end = tokio::select! {
         biased;
         () = sender.closed() => {
             info!(%model, %job, attempt, elapsed_ms = millis(began), "a caller left");
             return;
         }
-        end = write(admission, &chat, &sender) => end,
+        end = write(admission, &energy, &chat, &sender) => end,
     };
     match &end {
-        Ok(ending) => info!(
+        Ok((ending, energy_joules)) => info!(
             %model,
             %job,
             attempt,
             finish_reason = %ending.finish_reason,
             completion_tokens = ending.usage.completion_tokens,
+            energy_joules,
             elapsed_ms = millis(began),
             "answered"
         ),
@@ -58,8 +65,8 @@ pub(super) async fn run(
         ),
     }
     last.send(Ok(match end {
-        Ok(ending) => convert::done(ending),
-        Err(Broken::Answer(error)) => convert::failed(model, &error, chat.form),
+        Ok((ending, energy_joules)) => convert::done(ending, energy_joules),
+        Err(Broken::Answer(error)) => convert::failed(model, &error, *form),
         Err(Broken::NotWoken(error)) => convert::not_woken(&error),
         Err(Broken::TooSlow) => too_slow(),
     }));
@@ -97,14 +104,16 @@ impl From<NotWoken> for Broken {
 
 async fn write(
     admission: Admission,
+    energy: &Energy,
     chat: &ChatRequest,
     sender: &Sender<ChatCompleteResponse>,
-) -> Result<Ending, Broken> {
+) -> Result<(Ending, Option<f64>), Broken> {
     let (session, permit) = match admission {
         Admission::Ready(session, permit) => (session, permit),
         Admission::AfterLoad(waiting) => waiting.admitted().await?,
     };
-    let mut answer = session.chat(permit, chat.body.clone()).await?;
+    let used = energy.begin(session.devices()).await;
+    let mut answer = session.stream(permit, chat.ask.clone()).await?;
     let mut index = 0;
     while let Some(chunk) = answer.next().await? {
         let Some(message) = convert::delta(chunk, index, chat.form) else { continue };
@@ -113,7 +122,7 @@ async fn write(
             return Err(Broken::TooSlow);
         }
     }
-    Ok(answer.ending())
+    Ok((answer.ending(), used.joules().await))
 }
 
 fn too_slow() -> ChatCompleteResponse {

@@ -9,7 +9,10 @@ use std::{
 use homelab_common::lifecycle::Tasks;
 use tokio::time::{self, Instant};
 
-use crate::device::{self, Device, DeviceId, Missing, Power, Roots};
+use crate::{
+    device::{self, Device, DeviceId, Missing, Power, Roots},
+    energy::Energy,
+};
 
 /// Readings are this old at most. A watcher is told of every slot that changes
 /// hands, and sysfs asks the card for some of its values.
@@ -25,6 +28,8 @@ pub struct Reading {
     pub device: Device,
     /// Watts, the mean since the reading before.
     pub power_watts: Option<f32>,
+    /// Joules since the worker's start.
+    pub energy_joules: Option<f64>,
 }
 
 /// Reads devices and remembers what it read.
@@ -32,12 +37,13 @@ pub struct Reading {
 pub(super) struct Devices {
     roots: Roots,
     tasks: Tasks,
+    energy: Energy,
     last: Mutex<Option<(Instant, Vec<Reading>)>>,
 }
 
 impl Devices {
-    pub(super) fn new(roots: Roots, tasks: Tasks) -> Self {
-        Self { roots, tasks, last: Mutex::default() }
+    pub(super) fn new(roots: Roots, tasks: Tasks, energy: Energy) -> Self {
+        Self { roots, tasks, energy, last: Mutex::default() }
     }
 
     pub(super) fn roots(&self) -> &Roots {
@@ -60,7 +66,10 @@ impl Devices {
         let Ok(Ok(devices)) = time::timeout(READ_DEADLINE, reading).await else {
             return last.map(|(_, readings)| readings).unwrap_or_default();
         };
-        let readings = with_power(devices, last.as_ref(), now);
+        let mut readings = with_power(devices, last.as_ref(), now);
+        for reading in &mut readings {
+            reading.energy_joules = self.energy.joules(&reading.device.id);
+        }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, readings.clone()));
         readings
     }
@@ -98,7 +107,7 @@ fn with_power(
                 mean
             }
         };
-        Reading { device, power_watts }
+        Reading { device, power_watts, energy_joules: None }
     };
     devices.into_iter().map(reading).collect()
 }
@@ -147,7 +156,9 @@ mod tests {
     async fn readings_are_not_taken_again_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let roots = Roots { sys: folder.path().into(), proc: folder.path().into() };
-        let devices = Devices::new(roots, Tasks::default());
+        let tasks = Tasks::default();
+        let energy = Energy::new(roots.clone(), tasks.clone());
+        let devices = Devices::new(roots, tasks, energy);
         assert_eq!(devices.read(Vec::new()).await[0].device.name, "CPU");
         std::fs::write(folder.path().join("cpuinfo"), "model name : New\n").unwrap();
         assert_eq!(devices.read(Vec::new()).await[0].device.name, "CPU");

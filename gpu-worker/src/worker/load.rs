@@ -9,7 +9,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{ModelView, Seat, UnknownModel, Worker, room::EngineBusy};
+use super::{DoesNotFit, ModelView, Seat, UnknownModel, Worker, room::EngineBusy};
 use crate::{
     device,
     engine::{Engine, State, Status},
@@ -36,6 +36,9 @@ pub enum LoadError {
         /// The model.
         model: ModelName,
     },
+    /// It is too large.
+    #[error(transparent)]
+    DoesNotFit(#[from] DoesNotFit),
     /// It would have to wait for others.
     #[error(transparent)]
     Busy(#[from] EngineBusy),
@@ -146,6 +149,12 @@ impl Worker {
     /// Gives each engine the model that it is to have from the start, unless its
     /// weights are missing or wrong.
     pub async fn load_first(&self) {
+        let models: Vec<Arc<Model>> = self.0.models.values().cloned().collect();
+        let looking = self.0.tasks.blocking(move || models.iter().for_each(|model| model.look()));
+        if looking.await.is_err() {
+            return;
+        }
+        self.0.changed.send_replace(());
         for (place, seat) in self.0.seats.iter().enumerate() {
             let Some(model) = seat.load.as_ref().and_then(|name| self.0.models.get(name)) else {
                 continue;
@@ -182,11 +191,11 @@ impl Worker {
 
 /// The task that loads one model.
 #[derive(Debug)]
-struct Load {
+pub(super) struct Load {
     worker: Worker,
-    model: Arc<Model>,
-    reach: Reach,
-    busy_wait: Option<Duration>,
+    pub(super) model: Arc<Model>,
+    pub(super) reach: Reach,
+    pub(super) busy_wait: Option<Duration>,
     events: mpsc::Sender<LoadEvent>,
 }
 
@@ -204,12 +213,14 @@ impl Load {
 
     async fn load(&self) -> Result<ModelView, LoadError> {
         self.say(format!("checking the weights of `{}`", self.model.name));
-        let checked = Arc::clone(&self.model);
-        self.worker.0.tasks.blocking(move || checked.check()).await??;
+        let (checked, hashes) = (Arc::clone(&self.model), Arc::clone(&self.worker.0.hashes));
+        self.worker.0.tasks.blocking(move || checked.check(&hashes)).await??;
 
-        let place = self.worker.choose(&self.model, self.reach)?;
+        let place = self.worker.choose(&self.model, self.reach).await?;
         let say = |text| self.say(text);
-        let _room = self.worker.make_room(place, &self.model, self.busy_wait, &say).await?;
+        let room = self.worker.make_room(place, self, &say).await?;
+        // Somebody else was quicker to put something there.
+        let Some(_room) = room else { return Err(LoadError::Superseded) };
         let Some(seat) = self.worker.0.seats.get(place) else { return Err(self.no_engine()) };
         let statuses = seat.engine.watch();
         let status = seat.engine.status();
@@ -297,19 +308,39 @@ fn words(text: String) -> LoadStep {
 }
 
 impl Worker {
-    /// The place of the seat that suits a model best.
-    fn choose(&self, model: &Model, reach: Reach) -> Result<usize, LoadError> {
-        let seats = self.0.seats.iter().enumerate().filter(|(place, seat)| {
+    /// The place of the seat that suits a model best, out of those where it fits.
+    async fn choose(&self, model: &Model, reach: Reach) -> Result<usize, LoadError> {
+        let readings = self.devices().await;
+        let mut shortages = Vec::new();
+        let mut best = None;
+        for (place, seat) in self.0.seats.iter().enumerate() {
+            let has_it = holds(&seat.engine.status(), &model.name);
             let is_in_reach = match reach {
                 Reach::Any => true,
-                Reach::Free => holds(&seat.engine.status(), &model.name) || self.is_free(seat),
-                Reach::Seat(wanted) => *place == wanted,
+                Reach::Free => has_it || self.is_free(seat),
+                Reach::Seat(wanted) => place == wanted,
             };
-            seat.takes(model) && is_in_reach
-        });
-        let best = seats.min_by_key(|(_, seat)| suitability(seat, &model.name));
-        let none = || LoadError::NoEngine { model: model.name.clone() };
-        best.map(|(place, _)| place).ok_or_else(none)
+            if !is_in_reach || !seat.takes(model) {
+                continue;
+            }
+            match self.shortage(seat, model, &readings) {
+                Some(shortage) if !has_it => shortages.push(shortage),
+                _ => {
+                    let suits = suitability(seat, &model.name);
+                    if best.is_none_or(|(best, _)| suits < best) {
+                        best = Some((suits, place));
+                    }
+                }
+            }
+        }
+        let model = model.name.clone();
+        match best {
+            Some((_, place)) => Ok(place),
+            None if !shortages.is_empty() => Err(DoesNotFit { model, shortages }.into()),
+            // It was free when the request was let wait.
+            None if reach == Reach::Free => Err(LoadError::Superseded),
+            None => Err(LoadError::NoEngine { model }),
+        }
     }
 
     /// Whether nothing stands on the seat's cards and nothing is being put there.

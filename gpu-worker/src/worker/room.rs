@@ -1,22 +1,19 @@
 //! Makes room on cards: one process a card, and nobody's answer is broken off for it.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{sync::MutexGuard, time};
 
 use super::{
     Seat, Worker,
-    load::{holds, is_down},
+    load::{Load, Reach, holds, is_down},
 };
-use crate::{
-    engine::{State, session::Session},
-    model::Model,
-};
+use crate::engine::{Engine, State, session::Session};
 
 /// What has to make room still answers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "engine `{engine}` has {running} running requests of `{model}`, which are not broken off; ask again later, or wait longer"
+    "engine `{engine}` has {running} running requests of `{model}`{}, which are not broken off; ask again later, or wait longer", Jobs(.jobs)
 )]
 pub struct EngineBusy {
     /// The engine.
@@ -25,6 +22,17 @@ pub struct EngineBusy {
     pub model: String,
     /// Requests that ran when the time was up.
     pub running: u32,
+    /// The jobs among them.
+    pub jobs: Vec<String>,
+}
+
+/// Names the jobs, if there are any.
+struct Jobs<'a>(&'a [String]);
+
+impl fmt::Display for Jobs<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(formatter, " (jobs {})", self.0.join(", ")) }
+    }
 }
 
 /// Holds a place on the cards while a model is put there; others wait for it.
@@ -35,16 +43,16 @@ pub(super) struct Room<'a>(
 
 impl Worker {
     /// Lets everything on the cards of the seat at `place` finish, and ends the other
-    /// engines there. Changes nothing when that seat has `model` already.
+    /// engines there. Changes nothing when that seat has the model already. `None` when
+    /// only a free place would do and it is none any more.
     pub(super) async fn make_room(
         &self,
         place: usize,
-        model: &Model,
-        busy_wait: Option<Duration>,
+        load: &Load,
         say: &(dyn Fn(String) + Sync),
-    ) -> Result<Room<'_>, EngineBusy> {
+    ) -> Result<Option<Room<'_>>, EngineBusy> {
         let seats = &self.0.seats;
-        let Some(seat) = seats.get(place) else { return Ok(Room(Vec::new())) };
+        let Some(seat) = seats.get(place) else { return Ok(None) };
         let config = seat.engine.config();
         let involved: Vec<usize> = (0..seats.len())
             .filter(|other| {
@@ -63,11 +71,14 @@ impl Worker {
         }
         let room = Room(guards);
         let status = seat.engine.status();
-        if holds(&status, &model.name) && !is_down(&status.state) {
-            return Ok(room);
+        if holds(&status, &load.model.name) && !is_down(&status.state) {
+            return Ok(Some(room));
+        }
+        if load.reach == Reach::Free && !self.is_free(seat) {
+            return Ok(None);
         }
         let involved: Vec<&Seat> = involved.iter().filter_map(|other| seats.get(*other)).collect();
-        self.finish(&involved, busy_wait, say).await?;
+        self.finish(&involved, load.busy_wait, say).await?;
         for other in involved.iter().filter(|other| other.engine.config().name != config.name) {
             let status = other.engine.status();
             // A quarantined engine has no process, and shall not be forgotten.
@@ -80,7 +91,7 @@ impl Worker {
             // Err: the supervisor is gone, and its process with it.
             drop(statuses.wait_for(|status| status.order >= order).await);
         }
-        Ok(room)
+        Ok(Some(room))
     }
 
     /// Takes no new requests at these seats and waits for those that run; takes them
@@ -92,15 +103,17 @@ impl Worker {
         say: &(dyn Fn(String) + Sync),
     ) -> Result<(), EngineBusy> {
         let ready = |seat: &&Seat| match seat.engine.status().state {
-            State::Ready(session) => Some((seat.engine.config().name.clone(), session)),
+            State::Ready(session) => Some((seat.engine.clone(), session)),
             _ => None,
         };
-        let sessions: Vec<(String, Arc<Session>)> = seats.iter().filter_map(ready).collect();
+        let sessions: Vec<(Engine, Arc<Session>)> = seats.iter().filter_map(ready).collect();
         for (engine, session) in &sessions {
             session.close();
             let running = session.slots().busy();
             if running > 0 {
-                say(format!("engine `{engine}` finishes {running} running requests"));
+                let jobs = engine.recent().jobs();
+                let (name, jobs) = (&engine.config().name, Jobs(&jobs));
+                say(format!("engine `{name}` finishes {running} running requests{jobs}"));
             }
         }
         self.0.changed.send_replace(());
@@ -118,9 +131,10 @@ impl Worker {
         }
         let busy = sessions.iter().find(|(_, session)| session.slots().busy() > 0);
         let error = busy.map(|(engine, session)| EngineBusy {
-            engine: engine.clone(),
+            engine: engine.config().name.clone(),
             model: session.model().name.to_string(),
             running: session.slots().busy(),
+            jobs: engine.recent().jobs(),
         });
         match error {
             // The last one has finished in this very moment.

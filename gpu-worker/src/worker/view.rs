@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use super::{Reading, Seat, Worker};
 use crate::{
     device::DeviceId,
-    engine::{State, Status},
-    model::{Model, ModelName},
+    engine::{State, Status, backend::Backend, remote::Remote},
+    model::{Model, ModelName, Purpose, Sha256},
 };
 
 /// Everything there is to show of a worker.
@@ -41,6 +41,10 @@ pub struct EngineView {
     pub slots_busy: u32,
     /// Tokens written since the process started.
     pub completion_tokens: Option<u64>,
+    /// The jobs that it works on.
+    pub jobs: Vec<String>,
+    /// Where it is, when somebody else runs it.
+    pub url: Option<String>,
 }
 
 /// One model.
@@ -60,6 +64,20 @@ pub struct ModelView {
     pub size_bytes: Option<u64>,
     /// Why it is in this state, for people.
     pub message: String,
+    /// Its family, as its file says.
+    pub architecture: Option<String>,
+    /// How its weights are stored, as its file says.
+    pub quantization: Option<String>,
+    /// Tokens of context that it was trained for.
+    pub context_trained: Option<u32>,
+    /// Memory that it needs when all its slots are full.
+    pub memory_bytes: Option<u64>,
+    /// What its file has to hash to.
+    pub sha256: Option<Sha256>,
+    /// The backends that may run it, best first; empty for the engine's own order.
+    pub backends: Vec<Backend>,
+    /// What it is for.
+    pub purpose: Purpose,
 }
 
 /// Where a model stands.
@@ -122,6 +140,7 @@ impl Worker {
         // Of two engines that hold it, the one that answers counts.
         let holder = holders.min_by_key(|(_, status)| rank(&status.state));
         let size = model.size_bytes();
+        let header = model.header();
         let (state, message) = match (&holder, &size) {
             (Some((_, status)), _) => held_state(status),
             (None, Err(error)) => {
@@ -137,6 +156,13 @@ impl Worker {
             slots: model.options.slots,
             size_bytes: size.ok().flatten(),
             message,
+            architecture: header.as_ref().map(|header| header.architecture.clone()),
+            quantization: header.as_ref().and_then(|header| header.quantization).map(str::to_owned),
+            context_trained: header.and_then(|header| header.context_trained),
+            memory_bytes: self.need(model).map(|need| need.total()),
+            sha256: model.options.sha256,
+            backends: model.options.backends.clone(),
+            purpose: model.options.purpose,
         }
     }
 }
@@ -155,6 +181,8 @@ fn engine_view(seat: &Seat) -> EngineView {
         slots: session.map_or(configured, |session| session.slots().total()),
         slots_busy: session.map_or(0, |session| session.slots().busy()),
         completion_tokens: session.map(|session| session.completion_tokens()),
+        jobs: seat.engine.recent().jobs(),
+        url: config.remote.as_ref().map(Remote::url),
         status,
     }
 }

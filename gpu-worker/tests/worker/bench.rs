@@ -2,12 +2,18 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use homelab_common::{chance::SystemChance, clock::SystemClock, lifecycle::Tasks, retry::Backoff};
 use homelab_gpu_worker::{
     device::{DeviceId, Roots},
     engine::{
-        Engine, EngineConfig, State, Status, Timing, World, backend::Backend, build::Build,
-        command::Template, restart::RestartPolicy, session::Session, stream::Patience,
+        Engine, EngineConfig, MemoryCheck, State, Status, Timing, World,
+        backend::Backend,
+        build::Build,
+        command::Template,
+        restart::RestartPolicy,
+        session::{Api, Ask, Session},
+        stream::Patience,
     },
     fake_engine::{FakeEngine, PROGRAM},
     model::{Model, Options},
@@ -68,6 +74,10 @@ impl Bench {
         }
     }
 
+    pub(crate) fn incidents(&self) -> PathBuf {
+        self.runtime.path().join("incidents")
+    }
+
     pub(crate) fn key_file(&self) -> PathBuf {
         self.runtime.path().join("engine-test.key")
     }
@@ -80,6 +90,7 @@ pub(crate) fn world(fake: &FakeEngine, tasks: &Tasks, runtime: PathBuf) -> World
         clock: Arc::new(SystemClock),
         chance: Arc::new(SystemChance),
         tasks: tasks.clone(),
+        incidents: runtime.join("incidents"),
         roots: Roots { sys: runtime.clone(), proc: runtime.clone() },
         runtime,
         changed: watch::channel(()).0,
@@ -93,12 +104,15 @@ pub(crate) fn config() -> EngineConfig {
         devices: vec![DeviceId::Cpu],
         tensor_split: Vec::new(),
         builds: vec![build(None, PROGRAM)],
+        remote: None,
         health_path: "/health".to_owned(),
+        memory_check: MemoryCheck::Refuse,
         timing: Timing {
             start: Duration::from_secs(5),
             drain: Duration::from_secs(5),
             stop: Duration::from_secs(1),
             stall: STALL,
+            prompt_stall: STALL,
             look: Duration::from_millis(40),
             idle_end: None,
             patience: Patience::default(),
@@ -117,6 +131,12 @@ pub(crate) fn config() -> EngineConfig {
 pub(crate) fn build(backend: Option<Backend>, program: &str) -> Build {
     let command = Template::try_new(&[program.to_owned()]).unwrap();
     Build { backend, command, previous: None, environment: Vec::new() }
+}
+
+/// A chat for `job`.
+pub(crate) fn ask(job: &str) -> Ask {
+    let body = Bytes::from_static(br#"{"messages":[]}"#);
+    Ask { api: Api::Chat, body, job: job.to_owned(), attempt: 1 }
 }
 
 /// A model with two slots.

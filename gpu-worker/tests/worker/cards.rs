@@ -5,14 +5,19 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use homelab_common::{clock::SystemClock, exec::Ended, lifecycle::Tasks};
 use homelab_gpu_worker::{
     device::Roots,
-    engine::{Engine, EngineConfig, State, backend::Backend, session::Session},
+    engine::{
+        Engine, EngineConfig, MemoryCheck, State,
+        backend::Backend,
+        command::Template,
+        session::{Chat, Session},
+    },
     fake_engine::{FakeEngine, PROGRAM, Start, Step},
-    model::{Model, Options},
+    model::{Hashes, Model, Options},
     worker::{Admission, LoadEvent, LoadFailure, Parts, Refusal, Seat, Worker},
 };
 use tokio::{sync::watch, time};
 
-use crate::bench::{CEILING, build, config, until, world};
+use crate::bench::{CEILING, ask, build, config, until, world};
 
 const LEFT: &str = "0000:03:00.0";
 const RIGHT: &str = "0000:83:00.0";
@@ -33,6 +38,10 @@ struct Host {
 
 impl Host {
     fn new(change: impl Fn(&mut EngineConfig)) -> Self {
+        Self::with_context(change, |_| 4096)
+    }
+
+    fn with_context(change: impl Fn(&mut EngineConfig), context: impl Fn(&str) -> u32) -> Self {
         let tasks = Tasks::default();
         let folder = tempfile::tempdir().unwrap();
         for (number, slot) in [LEFT, RIGHT].into_iter().enumerate() {
@@ -64,12 +73,18 @@ impl Host {
             small(seat("right", &[RIGHT], &right)),
             large,
         ];
-        let model =
-            |name: &str| Arc::new(Model::new(name.parse().unwrap(), None, Options::default()));
+        let weights = folder.path().join("large.gguf");
+        fs::write(&weights, gguf()).unwrap();
+        let model = |name: &str| {
+            let path = (name == "large").then(|| weights.clone());
+            let options = Options { context_tokens: context(name), ..Options::default() };
+            Arc::new(Model::new(name.parse().unwrap(), path, options))
+        };
         let worker = Worker::new(Parts {
             host: "x99".to_owned(),
             seats,
             models: ["small", "other", "large"].map(model).into(),
+            hashes: Hashes::load(&folder.path().join("hashes.json")).unwrap(),
             roots,
             tasks,
             clock: Arc::new(SystemClock),
@@ -100,14 +115,11 @@ impl Host {
     }
 
     /// A running answer at the engine that has `model`.
-    async fn running(
-        &self,
-        model: &str,
-    ) -> (Arc<Session>, homelab_gpu_worker::engine::session::Chat) {
+    async fn running(&self, model: &str) -> (Arc<Session>, Chat) {
         let Ok(Admission::Ready(session, permit)) = self.worker.admit(model, "", 0) else {
             panic!("{model} is ready");
         };
-        let mut chat = session.chat(permit, bytes::Bytes::from_static(b"{}")).await.unwrap();
+        let mut chat = session.stream(permit, ask("job-7")).await.unwrap();
         chat.next().await.unwrap();
         (session, chat)
     }
@@ -129,6 +141,25 @@ fn card(root: &Path, number: usize, slot: &str) {
     ] {
         fs::write(device.join(file), text).unwrap();
     }
+}
+
+/// The head of a model that keeps 36 x 8 heads of 128 numbers, and no weights.
+fn gguf() -> Vec<u8> {
+    let numbers = [
+        ("x.block_count", 36_u32),
+        ("x.embedding_length", 4096),
+        ("x.attention.head_count", 32),
+        ("x.attention.head_count_kv", 8),
+        ("general.file_type", 15),
+    ];
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    let mut file = [&b"GGUF"[..], &3_u32.to_le_bytes(), &0_u64.to_le_bytes()].concat();
+    file.extend((numbers.len() as u64 + 1).to_le_bytes());
+    file.extend([text("general.architecture"), 8_u32.to_le_bytes().into(), text("x")].concat());
+    for (key, number) in numbers {
+        file.extend([&text(key)[..], &4_u32.to_le_bytes(), &number.to_le_bytes()].concat());
+    }
+    file
 }
 
 fn started(fake: &FakeEngine) -> Vec<String> {
@@ -224,7 +255,7 @@ async fn who_is_busy_is_said_when_the_wait_is_over_and_requests_are_taken_again(
     let failure = host.load("large", Some(Duration::from_millis(50))).await.unwrap_err();
     assert!(failure.is_busy && failure.is_retryable);
     assert!(
-        failure.because.starts_with("engine `left` has 1 running requests of `small`"),
+        failure.because.starts_with("engine `left` has 1 running requests of `small` (jobs job-7)"),
         "{}",
         failure.because
     );
@@ -284,4 +315,39 @@ async fn a_build_that_keeps_ending_is_followed_by_its_previous_one_and_then_by_a
     let engine = host.worker.engines().remove(0);
     assert_eq!(engine.status.variant.unwrap().backend, Some(Backend::Cpu));
     assert!(host.folder.path().exists());
+}
+
+#[tokio::test]
+async fn a_model_that_does_not_fit_is_refused_with_its_numbers_before_anything_is_started() {
+    let host = Host::with_context(|_| {}, |_| 262_144);
+    let failure = host.load("large", None).await.unwrap_err();
+    assert_eq!(
+        failure.because,
+        "`large` needs 37313 MiB (weights 1 MiB, 1 x 262144 tokens of context 36 GiB, to compute \
+         448 MiB); engine `both` has 30978 MiB; lower its `context` or `slots`, take a smaller \
+         quantisation, or let an engine span more cards (`devices`)"
+    );
+    assert_eq!(started(&host.both), [] as [&str; 0]);
+    let large = host.worker.models().into_iter().find(|model| model.name.as_str() == "large");
+    let large = large.unwrap();
+    assert_eq!(large.quantization.as_deref(), Some("Q4_K_M"));
+    assert!(large.memory_bytes > Some(36 << 30), "{large:?}");
+}
+
+#[tokio::test]
+async fn what_is_told_of_a_cache_counts_and_a_person_may_know_better() {
+    let smaller = Host::with_context(
+        |config| {
+            let words =
+                [PROGRAM, "--port", "{port}", "-np", "{slots}", "--api-key-file", "{key_file}"];
+            let cache = ["-dev", "{device}", "-ctk", "q8_0", "-ctv", "q8_0"];
+            let words: Vec<String> = words.into_iter().chain(cache).map(str::to_owned).collect();
+            config.builds[0].command = Template::try_new(&words).unwrap();
+        },
+        |_| 262_144,
+    );
+    assert_eq!(smaller.load("large", None).await.unwrap(), "both");
+    let ignored =
+        Host::with_context(|config| config.memory_check = MemoryCheck::Ignore, |_| 262_144);
+    assert_eq!(ignored.load("large", None).await.unwrap(), "both");
 }

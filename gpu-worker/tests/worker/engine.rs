@@ -2,7 +2,6 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use homelab_common::{exec::Ended, lifecycle::Tasks};
 use homelab_gpu_worker::{
     engine::{
@@ -15,11 +14,10 @@ use homelab_gpu_worker::{
 };
 use tokio::time;
 
-use crate::bench::{Bench, CEILING, STALL, config, model, until, world};
+use crate::bench::{self, Bench, CEILING, STALL, config, model, until, world};
 
 async fn ask(session: &Arc<Session>) -> Result<Chat, AnswerError> {
-    let body = Bytes::from_static(br#"{"messages":[]}"#);
-    session.chat(session.admit().unwrap(), body).await
+    session.stream(session.admit().unwrap(), bench::ask("job-1")).await
 }
 
 /// Reads an answer to its end.
@@ -265,4 +263,34 @@ async fn a_daemon_that_stops_takes_its_engine_along() {
     bench.tasks.stop();
     bench.until(|status| matches!(status.state, State::Stopped)).await;
     assert!(!bench.key_file().exists());
+}
+
+#[tokio::test]
+async fn an_incident_leaves_a_bundle_that_tells_all_but_what_was_said() {
+    let (bench, session) =
+        Bench::loaded(|fake| fake.answering([Step::Text("a secret of two people"), Step::Hang]))
+            .await;
+    let mut chat = ask(&session).await.unwrap();
+    chat.next().await.unwrap();
+    bench.fake.crash();
+    chat.next().await.unwrap_err();
+    drop(chat);
+    bench.ready(2).await;
+    let incident = bench.engine.status().last_incident.unwrap();
+    let path = bench.incidents().join(incident.bundle.as_ref().unwrap());
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = fs::read_to_string(path).unwrap();
+    for told in ["SIGKILL", "job-1", "loading the tensors", "/v1/chat/completions", "restart after"]
+    {
+        assert!(text.contains(told), "{told} is not in {text}");
+    }
+    assert!(!text.contains("secret"), "{text}");
+}
+
+#[tokio::test]
+async fn an_engine_whose_page_says_all_is_well_and_that_never_begins_to_answer_is_killed() {
+    let (bench, session) = Bench::loaded(|fake| fake.answering([Step::Hang])).await;
+    let error = ask(&session).await.unwrap_err();
+    assert!(error.to_string().contains("it made no progress for"), "{error}");
+    bench.ready(2).await;
 }

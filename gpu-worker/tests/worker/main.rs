@@ -8,5 +8,6 @@
 
 mod bench;
 mod cards;
+mod elsewhere;
 mod engine;
 mod service;

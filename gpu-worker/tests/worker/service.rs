@@ -8,13 +8,14 @@ use homelab_gpu_worker::{
     device::Roots,
     engine::Engine,
     fake_engine::{FakeEngine, Start, Step},
+    model::Hashes,
     service::Inference,
     worker::{Parts, Seat, Worker},
 };
 use homelab_proto::{
     common::v1::Failure,
     inference::v1::{
-        self as pb, chat_complete_response::Event,
+        self as pb, chat_complete_response::Event, complete_response::Event as Piece,
         inference_service_client::InferenceServiceClient, load_model_response::Event as Load,
     },
 };
@@ -52,6 +53,7 @@ impl Daemon {
                 load: None,
             }],
             models: vec![model()],
+            hashes: Hashes::load(&runtime.path().join("hashes.json")).unwrap(),
             roots: Roots { sys: runtime.path().into(), proc: runtime.path().into() },
             tasks: tasks.clone(),
             clock: Arc::new(SystemClock),
@@ -343,14 +345,15 @@ async fn a_draining_worker_finishes_what_it_has_and_takes_nothing_new() {
         fake.answering([Step::Text("a"), Step::Wait(Duration::from_millis(300)), Step::Finish])
     })
     .await;
-    let mut stream = daemon.client.clone().chat_complete(hello()).await.unwrap().into_inner();
+    let request = pb::ChatCompleteRequest { job_id: "job-9".to_owned(), ..hello() };
+    let mut stream = daemon.client.clone().chat_complete(request).await.unwrap().into_inner();
     stream.message().await.unwrap();
     let drain = |drain, millis: i32| pb::DrainRequest {
         drain,
         wait: Some(prost_types::Duration { seconds: 0, nanos: millis * 1_000_000 }),
     };
     let reply = daemon.client.clone().drain(drain(true, 0)).await.unwrap().into_inner();
-    assert_eq!(reply.running, 1);
+    assert_eq!((reply.running, reply.jobs), (1, vec!["job-9".to_owned()]));
     let status = daemon.chat(hello()).await.unwrap_err();
     assert_eq!(reason_of(&status).as_deref(), Some("WORKER_DRAINING"));
     let long = pb::DrainRequest { drain: true, wait: None };
@@ -400,8 +403,80 @@ async fn devices_and_models_are_listed() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_says_so() {
-    let daemon = Daemon::start(|fake| fake).await;
-    let status = daemon.client.clone().embed(pb::EmbedRequest::default()).await.unwrap_err();
-    assert_eq!(reason_of(&status).as_deref(), Some("NOT_BUILT_YET"));
+async fn a_text_is_continued_in_pieces() {
+    let daemon = Daemon::loaded(|fake| fake).await;
+    let request = pb::CompleteRequest {
+        model: "small".to_owned(),
+        prompt: "Once".to_owned(),
+        tokens_max: Some(3),
+        ..Default::default()
+    };
+    let mut stream = daemon.client.clone().complete(request).await.unwrap().into_inner();
+    let mut text = String::new();
+    let mut last = None;
+    while let Some(message) = stream.message().await.unwrap() {
+        if let Some(Piece::Delta(delta)) = &message.event {
+            text.push_str(&delta.content);
+        }
+        last = message.event;
+    }
+    assert_eq!(text, "Hello there");
+    assert!(matches!(last, Some(Piece::Done(_))), "{last:?}");
+    let sent = &daemon.fake.requests()[0];
+    assert_eq!((&sent["prompt"], &sent["max_tokens"]), (&"Once".into(), &3.into()));
+}
+
+#[tokio::test]
+async fn texts_become_vectors_and_are_put_in_order() {
+    const VECTORS: &str =
+        r#"{"data":[{"index":0,"embedding":[0.5,1.0]}],"usage":{"prompt_tokens":3}}"#;
+    const ORDER: &str = r#"{"results":[{"index":1,"relevance_score":0.5}]}"#;
+    let daemon = Daemon::loaded(|fake| {
+        fake.answering([Step::Json(VECTORS)])
+            .answering([Step::Json(VECTORS)])
+            .answering([Step::Json(ORDER)])
+    })
+    .await;
+    let mut client = daemon.client.clone();
+    let typed = pb::EmbedRequest {
+        model: "small".to_owned(),
+        inputs: vec!["a".to_owned()],
+        ..Default::default()
+    };
+    let answer = client.embed(typed.clone()).await.unwrap().into_inner();
+    assert_eq!(answer.embeddings[0].values, [0.5, 1.0]);
+    assert_eq!(answer.usage.unwrap().prompt_tokens, Some(3));
+    let json = pb::EmbedRequest {
+        inputs: Vec::new(),
+        openai_request: Bytes::from_static(br#"{"input":"a","odd":1.50}"#),
+        ..typed
+    };
+    let answer = client.embed(json).await.unwrap().into_inner();
+    assert_eq!(answer.openai_response, VECTORS);
+    assert_eq!(daemon.fake.requests()[1]["odd"], 1.5);
+    let question = pb::RerankRequest {
+        model: "small".to_owned(),
+        query: "q".to_owned(),
+        documents: vec!["a".to_owned(), "b".to_owned()],
+        ..Default::default()
+    };
+    let answer = client.rerank(question).await.unwrap().into_inner();
+    assert_eq!((answer.results[0].index, answer.results[0].score), (1, 0.5));
+}
+
+#[tokio::test]
+async fn what_an_engine_does_not_do_is_said_in_its_words() {
+    const BODY: &str = r#"{"error":{"code":501,"message":"no embeddings here"}}"#;
+    let daemon = Daemon::loaded(|fake| fake.answering([Step::Refuse(501, BODY)])).await;
+    let request = pb::EmbedRequest {
+        model: "small".to_owned(),
+        inputs: vec!["a".to_owned()],
+        ..Default::default()
+    };
+    let status = daemon.client.clone().embed(request).await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason_of(&status).as_deref()),
+        (Code::InvalidArgument, Some("ENGINE_REFUSED"))
+    );
+    assert!(status.message().contains("no embeddings here"), "{}", status.message());
 }
