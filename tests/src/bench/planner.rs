@@ -9,7 +9,8 @@ use homelab_domain::{
     placement::{ModelReadiness, ModelView, QueuePlan, Step, WorkerState, WorkerView, plan_queue},
     schedule::Zone,
     site::{
-        Daemon, DaemonKind, ExpectedPower, Host, KIT_PROOF_EVERY, Power, Site, SiteDraft, Tier,
+        Daemon, DaemonKind, ExpectedPower, Gold, Host, KIT_PROOF_EVERY, Power, Site, SiteDraft,
+        Tier,
         TierConfig,
     },
 };
@@ -118,6 +119,7 @@ fn site(now: Timestamp) -> anyhow::Result<Site> {
         windows: vec![],
         secrets: vec![],
         kit_proof_every: KIT_PROOF_EVERY,
+        gold: Gold::default(),
         tiers: vec![tier(Tier::Bronze, 0..12)?, tier(Tier::Silver, 12..WORKERS)?],
     };
     draft.check(now).map_err(|problems| anyhow::anyhow!("{problems:?}"))
