@@ -10,8 +10,7 @@ use homelab_domain::{
     schedule::Zone,
     site::{
         Daemon, DaemonKind, ExpectedPower, Gold, Host, KIT_PROOF_EVERY, Power, Site, SiteDraft,
-        Tier,
-        TierConfig,
+        Tier, TierConfig,
     },
 };
 use jiff::Timestamp;
