@@ -117,9 +117,10 @@ impl Power {
     /// # Errors
     /// Something does; an older fence; or the system does not obey.
     pub async fn sleep(&self, mode: Mode, asked: Asked) -> Result<Timestamp, SleepError> {
-        let facts = self.look().await.facts;
-        // One after the other, so that two callers cannot both be the newest.
+        // One after the other, so that two callers cannot both be the newest, and none acts on what was
+        // so before another's order.
         let mut book = self.book.lock().await;
+        let facts = self.look().await.facts;
         if let Some(at) = book.answered(mode, &asked)? {
             return Ok(at);
         }

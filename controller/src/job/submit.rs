@@ -73,6 +73,7 @@ impl Jobs {
             spec.own_ahead = admitted.own_ahead;
             place = Some(admitted);
         }
+        let pending = plan::pending_of_spec(&spec);
         let follower = Follower::fresh(self.clone(), id);
         let mut tx = self.0.parts.store.begin().await?;
         let job = match tx.jobs().submit(&spec).await? {
@@ -102,9 +103,10 @@ impl Jobs {
         match way {
             WayIn::Slot(slot) if job.state().kind().is_owned() => self.run(job.clone(), slot),
             WayIn::Slot(_) | WayIn::Queue(_) => {
-                match place {
-                    Some(place) => place.keep(),
-                    None => self.tally().add(plan::pending_of(&job)),
+                // Once more, for the store may have been asked for all that waits before this was there.
+                self.tally().add(pending);
+                if let Some(place) = place {
+                    place.keep();
                 }
                 self.nudge();
             }

@@ -7,7 +7,7 @@ use homelab_domain::{
     site::{DaemonKind, Host},
 };
 use homelab_store::StoreError;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Powers,
@@ -27,6 +27,9 @@ pub(super) struct Round<'a> {
     pub(super) seen: &'a Seen,
 }
 
+/// How long after an order to sleep a host may still carry it out.
+const STILL_FALLING: SignedDuration = SignedDuration::from_mins(2);
+
 /// What came of it.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -37,10 +40,10 @@ pub(super) struct Found {
 impl Round<'_> {
     /// Looks, decides, acts.
     pub(super) async fn go(&self, ward: &mut Ward) -> Result<Found, StoreError> {
-        let first = !std::mem::replace(&mut ward.known, true);
         if self.known.open_boot().is_some() {
             return self.waking(ward).await;
         }
+        let first = !std::mem::replace(&mut ward.known, true);
         if !self.is_on() {
             ward.gone();
             return if self.seen.state == HostState::Asleep || ward.fell {
@@ -116,7 +119,15 @@ impl Round<'_> {
     /// A worker that an earlier life of this controller told to take no work takes it again.
     async fn take_over(&self, ward: &mut Ward) {
         let drains = self.seen.snapshot.as_ref().is_some_and(|worker| worker.draining);
-        let tried = self.known.record.as_ref().is_some_and(|record| record.fence > 0);
+        let record = self.known.record.as_ref();
+        let tried = record.is_some_and(|record| record.fence > 0);
+        let slept_at = record.and_then(|record| record.slept_at);
+        let now = self.powers.now();
+        if drains && slept_at.is_some_and(|at| now.duration_since(at) < STILL_FALLING) {
+            // An order that was given before this controller started may still be carried out.
+            ward.known = false;
+            return;
+        }
         ward.drained_by_us = drains && tried && !self.seen.drained;
         if ward.drained_by_us {
             self.let_work(ward).await;

@@ -54,5 +54,7 @@ impl Ward {
         self.falling_since = None;
         self.drained_by_us = false;
         self.refused_until = None;
+        // Whoever switches it on again may find its worker still told to take no work.
+        self.known = false;
     }
 }

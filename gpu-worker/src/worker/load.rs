@@ -9,7 +9,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{DoesNotFit, ModelView, Seat, UnknownModel, Worker, room::EngineBusy};
+use super::{DoesNotFit, ModelView, Seat, UnknownModel, Worker, room::EngineBusy, wake::stopping};
 use crate::{
     device,
     engine::{Engine, State, Status},
@@ -203,9 +203,14 @@ impl Load {
     async fn run(self) {
         // Its place is taken first, so that the last event always finds room.
         let last = self.events.clone().reserve_owned().await;
-        let end = match self.load().await {
-            Ok(view) => LoadEvent::Loaded(view),
-            Err(error) => LoadEvent::Failed(error.into()),
+        let daemon_stops = self.worker.0.tasks.stopping();
+        let end = tokio::select! {
+            loaded = self.load() => match loaded {
+                Ok(view) => LoadEvent::Loaded(view),
+                Err(error) => LoadEvent::Failed(error.into()),
+            },
+            // The engine ends with the daemon, and tells nobody that it never came up.
+            () = daemon_stops.cancelled() => LoadEvent::Failed(stopping()),
         };
         // Err: nobody watches, and the model is loaded all the same.
         drop(last.map(|last| last.send(end)));

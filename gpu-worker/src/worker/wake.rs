@@ -119,6 +119,7 @@ impl Drop for Waiting {
     }
 }
 
-fn stopping() -> LoadFailure {
+/// Why nothing comes of a load when the daemon is asked to end.
+pub(super) fn stopping() -> LoadFailure {
     LoadFailure { because: "the worker stops".to_owned(), is_retryable: true, is_busy: false }
 }

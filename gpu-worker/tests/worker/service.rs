@@ -10,7 +10,7 @@ use homelab_gpu_worker::{
     fake_engine::{FakeEngine, Start, Step},
     model::Hashes,
     service::Inference,
-    worker::{Parts, Seat, Worker},
+    worker::{LoadEvent, Parts, Seat, Worker},
 };
 use homelab_proto::{
     common::v1::Failure,
@@ -308,6 +308,25 @@ async fn a_model_whose_engine_does_not_come_up_is_a_failure_with_the_reason() {
     let worker = daemon.show().await;
     assert_eq!(worker.engines[0].state(), pb::EngineState::Quarantined);
     assert_eq!(worker.models[0].state(), pb::ModelState::Failed);
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_gives_up_a_load_that_never_ends() {
+    let daemon = Daemon::start(|fake| fake.starting([Start::Deaf])).await;
+    let mut loading = daemon.worker.load("small", None).unwrap();
+    assert!(matches!(loading.next().await, Some(LoadEvent::Step(_))));
+    daemon.tasks.stop();
+    let end = async {
+        loop {
+            match loading.next().await {
+                Some(LoadEvent::Failed(failure)) => return failure.because,
+                Some(_) => {}
+                None => panic!("it ends without a word"),
+            }
+        }
+    };
+    let because = time::timeout(CEILING, end).await.expect("it ends with the daemon");
+    assert_eq!(because, "the worker stops");
 }
 
 #[tokio::test]

@@ -63,13 +63,13 @@ async fn pitfall_02_a_dump_that_dies_in_the_pipe_leaves_no_snapshot() {
         bench.shim(postgres::MAJOR, &[("pg_dump", &only_when_dumping(&script))]);
         let said = message(bench.run(&source).await);
         assert!(said.contains("SIGKILL") || said.contains("exit code 3"), "{said}");
-        bench.assert_nothing_is_there();
+        bench.assert_nothing_is_there().await;
     }
     // Nothing at all, with exit code 0.
     bench.shim(postgres::MAJOR, &[("pg_dump", &only_when_dumping("exit 0"))]);
     let said = message(bench.run(&source).await);
     assert!(said.contains("without the end mark"), "{said}");
-    bench.assert_nothing_is_there();
+    bench.assert_nothing_is_there().await;
     bench.assert_sound_to_restic();
 }
 
@@ -80,7 +80,7 @@ async fn pitfall_03_a_dump_that_lacks_only_its_last_words_is_refused() {
         bench.shim(postgres::MAJOR, &[(program, &only_when_dumping("REAL \"$@\" | head -c -130"))]);
         let said = message(bench.run(&source).await);
         assert!(said.contains("without the end mark"), "{said}");
-        bench.assert_nothing_is_there();
+        bench.assert_nothing_is_there().await;
     }
 }
 
@@ -177,7 +177,7 @@ async fn pitfall_08_a_client_older_than_the_server_is_refused_with_the_package_t
     let said = message(bench.run(&source).await);
     assert!(said.contains("only 14 is installed"), "{said}");
     assert!(said.contains("apt install postgresql-client-15"), "{said}");
-    bench.assert_nothing_is_there();
+    bench.assert_nothing_is_there().await;
 }
 
 #[tokio::test]
@@ -195,7 +195,7 @@ async fn pitfall_11_a_locked_table_ends_the_run_and_names_who_holds_it() {
     let said = message(bench.run(&source).await);
     assert!(said.contains(&format!("process {} ({USER}", pid.trim())), "{said}");
     assert!(said.contains("app.page"), "{said}");
-    bench.assert_nothing_is_there();
+    bench.assert_nothing_is_there().await;
 }
 
 #[tokio::test]

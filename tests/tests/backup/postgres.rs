@@ -101,7 +101,7 @@ async fn a_server_that_does_not_answer_ends_the_step_and_not_the_night() {
     bench.shim(MAJOR, &[("psql", "exec cat > /dev/null")]);
     let said = message(bench.run(&source).await);
     assert!(said.contains("could not connect") && said.contains("no answer within"), "{said}");
-    bench.assert_nothing_is_there();
+    bench.assert_nothing_is_there().await;
 }
 
 #[tokio::test]

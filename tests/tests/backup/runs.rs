@@ -121,17 +121,17 @@ async fn a_cancelled_backup_leaves_nothing() {
     };
     let (ended, ()) = tokio::join!(backup.run(new_run(), &progress, &cancel), cancelling);
     assert!(matches!(ended, Err(BackupError::Cancelled { .. })), "{ended:?}");
-    bench.assert_nothing_is_there();
+    bench.assert_nothing_is_there().await;
 }
 
-#[test]
-fn what_is_not_published_is_listed_nowhere() {
+#[tokio::test]
+async fn what_is_not_published_is_listed_nowhere() {
     let bench = Bench::new();
     let run = new_run();
     let files = vec![incoming("database.sql", vec![b'x'; 100_000])];
     bench.repository.store(&intent(run), files).expect("stored");
     assert_eq!(bench.snapshots(), []);
-    bench.assert_nothing_is_there();
+    bench.assert_nothing_is_there().await;
 }
 
 #[tokio::test]

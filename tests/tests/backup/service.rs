@@ -262,7 +262,7 @@ async fn a_second_run_of_a_backup_is_refused_and_the_first_can_be_cancelled() {
     assert_eq!(failure.reason, "CANCELLED");
     let told = client.cancel_run(cancel()).await.expect("an answer").into_inner();
     assert!(!told.was_running);
-    bench.assert_nothing_is_there();
+    bench.assert_nothing_is_there().await;
 }
 
 #[tokio::test]

@@ -140,7 +140,8 @@ pub struct Shortfall {
 }
 
 /// The limit that has no room for `wanted`; of several, the one that renews last.
-/// None when every budget that covers the asker has room, and at least one does.
+/// None when every budget that covers the asker has room; that at least one covers whoever may use
+/// gold is checked when the site file is read.
 #[must_use]
 pub fn shortfall(
     budgets: &[Budget],

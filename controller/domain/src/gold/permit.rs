@@ -205,20 +205,23 @@ pub fn judge(
 ) -> Verdict {
     let mut found = Vec::new();
     let mut counts = BTreeMap::from([(DataClass::Plain, 0_u32)]);
-    let mut note = |place: Place, classes: Vec<DataClass>| {
+    let mut note = |place: &dyn Fn() -> Place, classes: Vec<DataClass>| {
         for class in &classes {
             *counts.entry(*class).or_default() += 1;
         }
         if found.len() < FOUND_MAX {
-            found.push(Found { place, classes });
+            // Finding the line costs a walk from the start of the text, so only for those shown.
+            found.push(Found { place: place(), classes });
         }
     };
     let (sent, _) = reduced(request);
     rewrite(&mut sent.into(), "", &mut |path, part| {
         match part {
-            Part::Attachment => note(Place::within(path, "", 0), vec![DataClass::Attachment]),
+            Part::Attachment => {
+                note(&|| Place::within(path, "", 0), vec![DataClass::Attachment]);
+            }
             Part::Text(text) => classifier.find(text).into_iter().for_each(|finding| {
-                note(Place::within(path, text, finding.span.start), finding.classes);
+                note(&|| Place::within(path, text, finding.span.start), finding.classes);
             }),
         }
         None

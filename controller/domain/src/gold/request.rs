@@ -178,7 +178,7 @@ fn rewrite_text(
     path: &str,
     visit: &mut dyn FnMut(&str, Part<'_>) -> Option<String>,
 ) -> Option<String> {
-    if text.starts_with("data:") && text.contains(";base64,") {
+    if is_data_url(text) {
         visit(path, Part::Attachment);
         return None;
     }
@@ -186,11 +186,23 @@ fn rewrite_text(
     if path.ends_with(".arguments")
         && let Ok(mut inner @ Value::Object(_)) = serde_json::from_str::<Value>(text)
     {
-        let before = inner.clone();
         rewrite(&mut inner, path, visit);
-        return (inner != before).then(|| inner.to_string());
+        // What was read is what is sent: of a key that stands there twice only the last was read.
+        return Some(inner.to_string());
     }
     visit(path, Part::Text(text))
+}
+
+/// One data URL and nothing else (RFC 2397): what follows the comma is base64 to the end.
+fn is_data_url(text: &str) -> bool {
+    let Some((head, data)) = text.strip_prefix("data:").and_then(|rest| rest.split_once(','))
+    else {
+        return false;
+    };
+    let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(&byte);
+    head.ends_with(";base64")
+        && head.bytes().all(|byte| byte.is_ascii_graphic())
+        && data.bytes().all(is_base64)
 }
 
 #[cfg(test)]
@@ -219,6 +231,30 @@ mod tests {
         assert_eq!(withheld, ["tools that are no functions"]);
         let (sent, _) = reduced(&json!({"tools": [{"type": "x"}], "tool_choice": "auto"}));
         assert!(sent.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_sent_that_was_not_read() {
+        let arguments = r#"{"a":"ghp_secret","a":"x"}"#;
+        let mut request = json!({"function": {"arguments": arguments}});
+        rewrite(&mut request, "", &mut |_, _| None);
+        assert_eq!(request["function"]["arguments"], r#"{"a":"x"}"#);
+        let is_read = |text: &str| {
+            let mut read = false;
+            rewrite(&mut json!(text), "content", &mut |_, part| {
+                read |= matches!(part, Part::Text(_));
+                None
+            });
+            read
+        };
+        assert!(!is_read("data:image/png;base64,iVBORw0KGgo="));
+        for hidden in [
+            "data: see ;base64, the key is ghp_secret",
+            "data:image/png;base64,AAAA the key is ghp_secret",
+            "data:text/plain,the key is ghp_secret",
+        ] {
+            assert!(is_read(hidden), "{hidden}");
+        }
     }
 
     #[test]

@@ -157,7 +157,13 @@ async fn begin(gateway: &Gateway, request: Request) -> Result<(Batch, Tally), Ap
     if wish.completion_window != WINDOW.0 {
         return Err(ApiError::invalid(Some("completion_window"), "It must be `24h`."));
     }
-    let metadata = metadata(wish.metadata.unwrap_or_default())?;
+    let given = wish.metadata.unwrap_or_default();
+    if given.contains_key("tags") {
+        let words =
+            "`tags` here would change nothing; write them into the `metadata` of each line.";
+        return Err(ApiError::invalid(Some("metadata"), words));
+    }
+    let metadata = metadata(given)?;
     let missing = || ApiError::not_found(format!("file `{}`", wish.input_file_id));
     let Some(Named::Given(input)) = Named::parse(&wish.input_file_id) else {
         return Err(missing());

@@ -22,7 +22,8 @@ fn events(text: &str) -> Vec<Value> {
 async fn a_response_is_a_chat_in_another_form() {
     let lab = Lab::new().await;
     lab.rig.engines.script(answer());
-    let wish = json!({"model": "small", "input": "Hi", "metadata": {"a": "b"}});
+    let metadata = json!({"a": "b", "tags": "local-only"});
+    let wish = json!({"model": "small", "input": "Hi", "metadata": metadata});
     let response = body_json(lab.respond(&wish).await).await;
     assert_eq!(
         (&response["object"], &response["status"]),
@@ -36,6 +37,7 @@ async fn a_response_is_a_chat_in_another_form() {
     let asked: Value =
         serde_json::from_slice(&lab.rig.engines.requests()[0].openai_request).expect("JSON");
     assert_eq!(asked["messages"], json!([{"role": "user", "content": "Hi"}]));
+    assert_eq!(asked["metadata"], metadata, "tags in it say what may not leave the house");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -193,8 +193,9 @@ pub trait Jobs: Send {
     /// has run out, at most `limit` of each.
     async fn sweep(&mut self, now: Timestamp, limit: u32) -> Result<Swept, StoreError>;
 
-    /// Queued and waiting jobs, highest effective priority first: the first `limit` of each model
-    /// of each tier, so that no queue hides another.
+    /// Queued and waiting jobs, highest effective priority first: the first `limit` of each class of
+    /// each model of each tier, those that come after others apart, so that nothing that cannot run
+    /// hides what can.
     async fn pending(&mut self, limit: u32) -> Result<Vec<Job>, StoreError>;
 
     /// Everything that is queued or waiting, in no order.

@@ -186,7 +186,8 @@ impl Jobs for InJobs<'_> {
         let sql = both(
             "SELECT * FROM (
                SELECT jobs.*, ROW_NUMBER() OVER (
-                 PARTITION BY tier, model ORDER BY queue_key, id) AS place
+                 PARTITION BY tier, model, class, needs IS NULL
+                 ORDER BY queue_key, id) AS place
                FROM jobs WHERE state IN ('queued', 'waiting')) AS placed
              WHERE place <= $1 ORDER BY queue_key, id",
         );

@@ -87,6 +87,19 @@ pub(crate) async fn a_long_queue_hides_no_other(bench: &Bench) {
     let mut tx = bench.store.read().await.unwrap();
     let pending = ids(&tx.jobs().pending(2).await.unwrap());
     assert_eq!(pending, [uuid(1).into(), uuid(2).into(), uuid(5).into()]);
+    drop(tx);
+    // Nor do jobs that wait for others, or that nothing is loaded for, hide those that could run.
+    for (id, class, after) in
+        [(6, JobClass::Background, vec![]), (7, JobClass::Interactive, vec![uuid(5).into()])]
+    {
+        let mut spec = job(id);
+        (spec.terms.class, spec.terms.after) = (class, after);
+        bench.submit(spec).await;
+    }
+    let mut tx = bench.store.read().await.unwrap();
+    let mut pending = ids(&tx.jobs().pending(1).await.unwrap());
+    pending.sort();
+    assert_eq!(pending, [1, 5, 6, 7].map(|id| uuid(id).into()));
 }
 
 pub(crate) async fn a_job_comes_after_others_until_they_have_succeeded(bench: &Bench) {

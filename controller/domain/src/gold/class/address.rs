@@ -8,6 +8,9 @@ use std::{
 use super::{before, runs};
 use crate::site::Cidr;
 
+/// Ends of groups that an address may reach to: eight groups, with `::` counted apart.
+const GROUP_ENDS_MAX: usize = 10;
+
 /// Addresses that the site itself uses, private or not.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
@@ -61,24 +64,39 @@ impl Known {
         }
     }
 
+    /// Any groups in a row that make an address, so that neither the colon of a sentence nor a number
+    /// before it hides one: `addr:fd00::1`, `12:fd00::1`.
     fn v6_within(&self, text: &str, run: Range<usize>, found: &mut impl FnMut(Range<usize>)) {
-        let part = text.get(run.clone()).unwrap_or_default();
-        if part.matches(':').count() < 2
-            || before(text, run.start).is_some_and(char::is_alphanumeric)
-        {
+        let part = text.get(run.clone()).unwrap_or_default().trim_end_matches('.');
+        if part.matches(':').count() < 2 {
             return;
         }
-        // A colon or full stop of the sentence may stand at either end.
-        let end = part.trim_end_matches('.');
-        let tries = [end, end.trim_end_matches(':'), end.strip_prefix(':').unwrap_or(end)];
-        for inner in tries {
-            let Ok(address) = inner.parse::<Ipv6Addr>() else { continue };
-            if self.is_private(address.into()) {
-                let offset = if inner.len() < end.len() && end.ends_with(inner) { 1 } else { 0 };
-                let start = run.start + offset;
-                found(start..start + inner.len());
+        let colons: Vec<usize> = part.match_indices(':').map(|(index, _)| index).collect();
+        // Where a group ends: before a colon, behind two of them, or at the end.
+        let doubles = colons.windows(2).filter(|two| two[0] + 1 == two[1]).map(|two| two[1] + 1);
+        let mut ends: Vec<usize> =
+            colons.iter().copied().chain(doubles).chain([part.len()]).collect();
+        ends.sort_unstable();
+        // Where one begins: at the start unless that is the rest of a word, at a colon, behind one.
+        let is_word = before(text, run.start).is_some_and(char::is_alphanumeric);
+        let starts = colons.iter().flat_map(|colon| [*colon, colon + 1]);
+        let starts = (!is_word || part.starts_with(':')).then_some(0).into_iter().chain(starts);
+        let mut done = 0;
+        for start in starts {
+            if start < done {
+                continue;
             }
-            return;
+            let first = ends.partition_point(|end| *end <= start);
+            let last = ends.len().min(first + GROUP_ENDS_MAX);
+            let behind = ends.get(first..last).unwrap_or_default();
+            let private = behind.iter().rev().copied().find(|end| {
+                let inner = part.get(start..*end).unwrap_or_default();
+                inner.parse::<Ipv6Addr>().is_ok_and(|address| self.is_private(address.into()))
+            });
+            if let Some(end) = private {
+                found(run.start + start..run.start + end);
+                done = end;
+            }
         }
     }
 

@@ -92,6 +92,13 @@ const NO_SECRETS: [&str; 22] = [
     "empty",
 ];
 
+/// Where a block of a key says that it is one.
+const HEAD_BYTES_MAX: usize = 120;
+
+/// Longer than any token or password: whoever writes thousands of beginnings of one costs no more
+/// than that for each.
+const SECRET_BYTES_MAX: usize = 4_096;
+
 /// Characters of the value of a setting at least.
 const VALUE_CHARS_MIN: usize = 4;
 
@@ -104,22 +111,29 @@ pub(super) fn find(text: &str, found: &mut impl FnMut(Range<usize>)) {
     random(text, found);
 }
 
+/// The first bytes of a text, whole characters only.
+fn head(text: &str, bytes_max: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
+}
+
 /// Private keys in PEM and OpenSSH form; one whose end is missing reaches to the
 /// end of the text.
 fn key_blocks(text: &str, found: &mut impl FnMut(Range<usize>)) {
+    let mut done = 0;
     for (start, _) in text.match_indices("-----BEGIN ") {
+        if start < done {
+            continue;
+        }
         let block = text.get(start..).unwrap_or_default();
-        let head = block.lines().next().unwrap_or_default();
-        if !head.contains("PRIVATE KEY")
-            && !block.get(..120).unwrap_or(block).contains("PRIVATE KEY")
-        {
+        if !head(block, HEAD_BYTES_MAX).contains("PRIVATE KEY") {
             continue;
         }
         let end = block.find("-----END ").map(|at| {
             let tail = block.get(at + 9..).unwrap_or_default();
             tail.find("-----").map_or(block.len(), |close| at + 9 + close + 5)
         });
-        found(start..start + end.unwrap_or(block.len()));
+        done = start + end.unwrap_or(block.len());
+        found(start..done);
     }
 }
 
@@ -129,6 +143,7 @@ fn issued(text: &str, found: &mut impl FnMut(Range<usize>)) {
         for (start, _) in text.match_indices(prefix) {
             let is_inside = before(text, start).is_some_and(|c| c.is_ascii_alphanumeric());
             let rest = text.get(start + prefix.len()..).unwrap_or_default();
+            let rest = head(rest, SECRET_BYTES_MAX);
             let length = rest.len() - rest.trim_start_matches(in_token).len();
             let body = rest.get(..length).unwrap_or_default().trim_end_matches(['.', '-', '/']);
             if !is_inside && body.len() >= rest_min && body.contains(|c: char| c.is_ascii_digit()) {
@@ -215,7 +230,7 @@ fn value_of(rest: &str, is_option: bool) -> Option<Range<usize>> {
         true => "\"'`\n\\".contains(c),
         false => c.is_whitespace() || "\"'`,;)]}".contains(c),
     };
-    let value = value.split(ends).next().unwrap_or_default();
+    let value = head(value, SECRET_BYTES_MAX).split(ends).next().unwrap_or_default();
     let is_random = value.contains(|c: char| !c.is_alphabetic());
     let counts = (!is_said || is_random) && is_value(value);
     counts.then(|| opened..opened + value.len())

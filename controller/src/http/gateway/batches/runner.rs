@@ -10,13 +10,14 @@ use std::{
 };
 
 use async_trait::async_trait;
+use homelab_common::error_chain::Chain;
 use homelab_domain::{
     batch::{self, Batch, BatchState, LineState, Step},
     job::{Job, JobClass, JobRequest, JobState, Record, RequestForm, Terms},
 };
 use homelab_store::{BatchLine, JobError, StoreError};
 use jiff::Timestamp;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::line;
 use crate::{
@@ -334,7 +335,10 @@ impl BackgroundTask for Runner {
         let store = &self.gateway.jobs.parts().store;
         let active = store.read().await?.batches().active().await?;
         for batch in &active {
-            self.work_on(batch).await?;
+            // One that cannot be read must not hold up the others.
+            if let Err(error) = self.work_on(batch).await {
+                warn!(batch = %batch.id, error = %Chain(&error), "could not work on a batch");
+            }
         }
         let dropped = if self.is_time_to_drop() { self.drop_old().await? } else { 0 };
         Ok(match dropped {

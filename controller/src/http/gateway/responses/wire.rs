@@ -15,8 +15,10 @@ pub(super) struct Wish {
 }
 
 /// Fields that mean the same in a chat.
-const SAME: [&str; 12] = [
+const SAME: [&str; 13] = [
     "model",
+    // Tags in it say what may not leave the house.
+    "metadata",
     "stream",
     "temperature",
     "top_p",
@@ -31,8 +33,7 @@ const SAME: [&str; 12] = [
 ];
 
 /// Fields that change nothing here: there is one level of service and no account to bill.
-const WITHOUT_EFFECT: [&str; 8] = [
-    "metadata",
+const WITHOUT_EFFECT: [&str; 7] = [
     "store",
     "user",
     "safety_identifier",
