@@ -10,6 +10,7 @@ pub mod attempt;
 pub mod convert;
 pub mod dispatch;
 pub mod engines;
+pub mod errand;
 pub mod explain;
 pub mod fleet_engines;
 pub mod follow;

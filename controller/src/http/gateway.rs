@@ -24,6 +24,7 @@ pub mod request;
 mod responses;
 mod router;
 mod tale;
+mod vectors;
 mod whole;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -49,12 +50,10 @@ use self::{
 use crate::{http::metrics::Metrics, job::Jobs};
 
 /// Parts of the OpenAI API that are not built.
-const NOT_BUILT: [&str; 11] = [
+const NOT_BUILT: [&str; 9] = [
     "completions",
-    "embeddings",
     "responses/{*rest}",
     "moderations",
-    "rerank",
     "audio/{*rest}",
     "images/{*rest}",
     "fine_tuning/{*rest}",
@@ -161,6 +160,8 @@ impl Gateway {
             .route("/models/unload", post(router::unload))
             .route("/models/sse", get(router::events))
             .route("/v1/responses", post(responses::create))
+            .route("/v1/embeddings", post(vectors::embed))
+            .route("/v1/rerank", post(vectors::rerank))
             .route("/v1/files", get(files::list).post(files::give))
             .route("/v1/files/{id}", get(files::get).delete(files::remove))
             .route("/v1/files/{id}/content", get(files::content))

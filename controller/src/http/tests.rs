@@ -2,6 +2,7 @@ mod gateway_batches;
 mod gateway_limits;
 mod gateway_responses;
 mod gateway_router;
+mod gateway_vectors;
 mod job_pages;
 
 use std::{error::Error, time::Duration};
@@ -453,7 +454,7 @@ async fn errors_have_openais_shape_and_status() {
         (post(chat, Some(key), "{".to_owned()), 400, "invalid_request"),
         (post(chat, Some(key), wish("nowhere", true).to_string()), 404, "model_not_found"),
         (post(chat, Some(bronze), wish("large", true).to_string()), 403, "tier_not_allowed"),
-        (post("/v1/embeddings", Some(key), "{}".to_owned()), 501, "not_built_yet"),
+        (post("/v1/embeddings", Some(key), "{}".to_owned()), 400, "invalid_request"),
         (post("/v1/responses", Some(key), "{}".to_owned()), 400, "invalid_request"),
         (post("/v1/responses/r1/cancel", Some(key), "{}".to_owned()), 501, "not_built_yet"),
         (post("/v1/batches/b1/cancel", Some(key), "{}".to_owned()), 404, "not_found"),

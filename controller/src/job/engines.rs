@@ -13,7 +13,10 @@ use homelab_domain::{
     reason::Because,
     site::Tier,
 };
-use homelab_proto::inference::v1::{ChatCompleteRequest, ChatCompleteResponse, Model, Worker};
+use homelab_proto::inference::v1::{
+    ChatCompleteRequest, ChatCompleteResponse, EmbedRequest, EmbedResponse, Model, RerankRequest,
+    RerankResponse, Worker,
+};
 use jiff::Timestamp;
 use tonic::Status;
 
@@ -87,6 +90,32 @@ pub trait Engines: fmt::Debug + Send + Sync {
     /// What of a job leaves or has left the house, a line each; nothing for those that stay.
     async fn outlook(&self, _job: &Job) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Has a worker turn texts into vectors.
+    ///
+    /// Cancel safety: dropping the future frees the engine's slot.
+    ///
+    /// # Errors
+    /// As [`Engines::chat`], and `ENGINE_REFUSED` for what the engine does not do.
+    async fn embed(
+        &self,
+        _worker: &HostName,
+        _request: EmbedRequest,
+    ) -> Result<EmbedResponse, Status> {
+        Err(Status::unimplemented("this engine has no vectors"))
+    }
+
+    /// Has a worker order texts by a question.
+    ///
+    /// # Errors
+    /// As [`Engines::embed`].
+    async fn rerank(
+        &self,
+        _worker: &HostName,
+        _request: RerankRequest,
+    ) -> Result<RerankResponse, Status> {
+        Err(Status::unimplemented("this engine orders no texts"))
     }
 
     /// Has a worker load a model; returns when it has begun, and goes on by itself.

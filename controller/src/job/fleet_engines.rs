@@ -11,8 +11,8 @@ use homelab_domain::{
     site::{DaemonKind, Site},
 };
 use homelab_proto::inference::v1::{
-    ChatCompleteRequest, LoadModelRequest, UnloadModelRequest,
-    inference_service_client::InferenceServiceClient,
+    ChatCompleteRequest, EmbedRequest, EmbedResponse, LoadModelRequest, RerankRequest,
+    RerankResponse, UnloadModelRequest, inference_service_client::InferenceServiceClient,
 };
 use homelab_rpc::status::{Reason, fail};
 use tokio::sync::watch;
@@ -26,6 +26,9 @@ use crate::fleet::{Fleet, WorkerView};
 
 /// Largest message of a worker: one piece of an answer.
 const PIECE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Largest answer with vectors, and room for what stands around it.
+const VECTORS_BYTES_MAX: usize = 33 * 1024 * 1024;
 
 /// Room for the other fields of a request beside its JSON.
 const REQUEST_SLACK_BYTES: usize = 64 * 1024;
@@ -73,6 +76,23 @@ impl Engines for FleetEngines {
     ) -> Result<Pieces, Status> {
         let pieces = self.client(worker)?.chat_complete(request).await?.into_inner();
         Ok(pieces.boxed())
+    }
+
+    async fn embed(
+        &self,
+        worker: &HostName,
+        request: EmbedRequest,
+    ) -> Result<EmbedResponse, Status> {
+        let mut client = self.client(worker)?.max_decoding_message_size(VECTORS_BYTES_MAX);
+        Ok(client.embed(request).await?.into_inner())
+    }
+
+    async fn rerank(
+        &self,
+        worker: &HostName,
+        request: RerankRequest,
+    ) -> Result<RerankResponse, Status> {
+        Ok(self.client(worker)?.rerank(request).await?.into_inner())
     }
 
     async fn load(&self, worker: &HostName, model: &ModelName) -> Result<(), Status> {

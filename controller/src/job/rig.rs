@@ -21,8 +21,9 @@ use homelab_domain::{
 use homelab_proto::{
     common::v1::Failure,
     inference::v1::{
-        ChatCompleteRequest, ChatCompleteResponse, ChatDelta, ChatDone, Engine, EngineState, Model,
-        ModelState, Usage, Worker, chat_complete_response::Event,
+        ChatCompleteRequest, ChatCompleteResponse, ChatDelta, ChatDone, EmbedRequest,
+        EmbedResponse, Engine, EngineState, Model, ModelState, RerankRequest, RerankResponse,
+        Usage, Worker, chat_complete_response::Event,
     },
 };
 use homelab_rpc::status::{Reason, fail};
@@ -198,6 +199,25 @@ impl Engines for Scripted {
             Some((Ok(response), (steps, index + 1, busy)))
         });
         Ok(pieces.boxed())
+    }
+
+    async fn embed(
+        &self,
+        worker: &HostName,
+        request: EmbedRequest,
+    ) -> Result<EmbedResponse, Status> {
+        lock(&self.changes).push(format!("embed with {} on {worker}", request.model));
+        let usage = Some(Usage { prompt_tokens: Some(4), ..Default::default() });
+        Ok(EmbedResponse { openai_response: request.openai_request, usage, ..Default::default() })
+    }
+
+    async fn rerank(
+        &self,
+        worker: &HostName,
+        request: RerankRequest,
+    ) -> Result<RerankResponse, Status> {
+        lock(&self.changes).push(format!("rerank with {} on {worker}", request.model));
+        Err(fail(Code::InvalidArgument, Reason::INVALID_REQUEST, "this model orders no texts"))
     }
 
     async fn load(&self, worker: &HostName, model: &ModelName) -> Result<(), Status> {

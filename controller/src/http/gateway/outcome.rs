@@ -67,7 +67,7 @@ pub(super) fn of_end(job: &Job) -> Result<(), ApiError> {
 }
 
 /// With a capital and a full stop, as the API's own messages have.
-fn sentence(text: &str) -> String {
+pub(super) fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     let first = chars.next().into_iter().flat_map(char::to_uppercase);
     let mut sentence: String = first.chain(chars).collect();
