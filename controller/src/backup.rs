@@ -142,8 +142,6 @@ struct Inner {
     followers: Followers,
     /// Fires the schedules soon, once they are fired at all.
     fire: std::sync::OnceLock<Nudge>,
-    /// Looks into the repositories soon, once they are looked into at all.
-    look: std::sync::OnceLock<Nudge>,
     /// Has repositories kept up soon, once they are.
     upkeep: std::sync::OnceLock<[Nudge; 2]>,
 }
@@ -166,7 +164,6 @@ impl Backups {
             holdings: Holdings::default(),
             followers: Followers::default(),
             fire: std::sync::OnceLock::new(),
-            look: std::sync::OnceLock::new(),
             upkeep: std::sync::OnceLock::new(),
         }))
     }
@@ -175,7 +172,7 @@ impl Backups {
     /// controller stops.
     pub fn start(&self, driver: &Driver) {
         driver.start(Arc::new(follow::FollowRuns(self.clone())));
-        let look = driver.start(Arc::new(repository::ReadRepositories(self.clone())));
+        driver.start(Arc::new(repository::ReadRepositories(self.clone())));
         let upkeep = [
             driver.start(Arc::new(retention::ApplyRetention(self.clone()))),
             driver.start(Arc::new(upkeep::KeepUpRepositories(self.clone()))),
@@ -183,7 +180,6 @@ impl Backups {
         let nudge = driver.start(Arc::new(fire::FireSchedules::new(self.clone())));
         // Started twice, the first start's nudge does as well.
         drop(self.0.fire.set(nudge));
-        drop(self.0.look.set(look));
         drop(self.0.upkeep.set(upkeep));
     }
 
@@ -221,13 +217,6 @@ impl Backups {
     fn changed(&self) {
         self.0.parts.events.tell(Change::Backups);
         if let Some(nudge) = self.0.fire.get() {
-            nudge.nudge();
-        }
-    }
-
-    /// A run has stored something: nobody should have to wait for the next round to see where it is.
-    fn look_soon(&self) {
-        if let Some(nudge) = self.0.look.get() {
             nudge.nudge();
         }
     }

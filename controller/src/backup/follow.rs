@@ -414,8 +414,6 @@ impl Backups {
         tx.commit().await?;
         if let RunState::Ended { outcome: RunOutcome::Stored(snapshot), .. } = &run.state {
             self.held().add(&run.spec.backup, snapshot);
-            // Where it is, and what of it is copied, is seen only there.
-            self.look_soon();
         }
         Ok(run)
     }
