@@ -26,11 +26,13 @@ mod tokens;
 
 use async_trait::async_trait;
 use sqlx::{Postgres, Sqlite, Transaction, error::ErrorKind};
+use tokio::task::consume_budget;
 
 pub(crate) use migrate::{Dialect, migrator, schema_error};
 
+pub(crate) use self::args::Arg;
 use self::{
-    args::{Arg, bind_postgres, bind_sqlite},
+    args::{bind_postgres, bind_sqlite},
     row::Row,
 };
 use crate::{
@@ -41,6 +43,7 @@ use crate::{
         requests::Requests, runs::Runs, schedules::Schedules, sessions::Sessions,
         snapshots::Snapshots, tokens::Tokens,
     },
+    sqlite::Turn,
     store::Tx,
 };
 
@@ -63,7 +66,10 @@ const fn each(sqlite: &'static str, postgres: &'static str) -> Sql {
 
 /// A connection within a transaction.
 pub(crate) enum Conn {
-    Sqlite(Transaction<'static, Sqlite>),
+    /// SQLite, to write.
+    Writer(Turn),
+    /// SQLite, to read.
+    Reader(Transaction<'static, Sqlite>),
     Postgres(Transaction<'static, Postgres>),
 }
 
@@ -76,7 +82,14 @@ impl Conn {
         args: &[Arg<'_>],
     ) -> Result<Vec<Row>, StoreError> {
         match self {
-            Self::Sqlite(tx) => {
+            Self::Writer(turn) => {
+                // It never waits by itself; a caller with thousands of statements lets others
+                // at the thread.
+                consume_budget().await;
+                let rows = turn.rows(doing, sql.sqlite, args)?;
+                return Ok(rows.into_iter().map(Row::Own).collect());
+            }
+            Self::Reader(tx) => {
                 let query = bind_sqlite(sqlx::query(sql.sqlite), args);
                 let rows = query.fetch_all(&mut **tx).await;
                 rows.map(|rows| rows.into_iter().map(Row::Sqlite).collect())
@@ -108,7 +121,11 @@ impl Conn {
         args: &[Arg<'_>],
     ) -> Result<u64, StoreError> {
         match self {
-            Self::Sqlite(tx) => {
+            Self::Writer(turn) => {
+                consume_budget().await;
+                return turn.run(doing, sql.sqlite, args);
+            }
+            Self::Reader(tx) => {
                 let query = bind_sqlite(sqlx::query(sql.sqlite), args);
                 query.execute(&mut **tx).await.map(|done| done.rows_affected())
             }
@@ -219,7 +236,8 @@ impl Tx for SqlTx {
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
         match self.conn {
-            Conn::Sqlite(tx) => tx.commit().await,
+            Conn::Writer(turn) => return turn.commit().await,
+            Conn::Reader(tx) => tx.commit().await,
             Conn::Postgres(tx) => tx.commit().await,
         }
         .map_err(|error| store_error("commit", error))
@@ -227,7 +245,8 @@ impl Tx for SqlTx {
 
     async fn rollback(self: Box<Self>) -> Result<(), StoreError> {
         match self.conn {
-            Conn::Sqlite(tx) => tx.rollback().await,
+            Conn::Writer(turn) => return turn.rollback(),
+            Conn::Reader(tx) => tx.rollback().await,
             Conn::Postgres(tx) => tx.rollback().await,
         }
         .map_err(|error| store_error("roll back", error))

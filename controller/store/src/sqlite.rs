@@ -1,5 +1,8 @@
 //! The embedded back end: one file beside the controller.
 
+mod direct;
+mod writer;
+
 use std::{
     fs,
     io::{self, Read as _},
@@ -9,18 +12,22 @@ use std::{
 };
 
 use async_trait::async_trait;
+use rusqlite::{Connection, OpenFlags};
 use sqlx::{
     SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+use self::writer::Writer;
+pub(crate) use self::{direct::OwnRow, writer::Turn};
 use crate::{
     error::StoreError,
     sql::{Conn, Dialect, SqlTx, migrator, schema_error, store_error},
     store::{Copied, Store, Tx},
 };
 
-/// How long a transaction waits for its turn.
+/// How long a transaction that reads waits for a connection, and an upgrade of the schema for
+/// another process.
 const TURN_MAX: Duration = Duration::from_secs(5);
 /// Transactions that may read at the same time.
 const READERS_MAX: u32 = 4;
@@ -33,7 +40,7 @@ const HEADER_LEN: usize = 100;
 /// writers queue in this process rather than spin on the file's lock.
 #[derive(Debug)]
 struct Sqlite {
-    writer: SqlitePool,
+    writer: Writer,
     readers: SqlitePool,
 }
 
@@ -44,17 +51,8 @@ pub(crate) async fn open(path: &Path) -> Result<Arc<dyn Store>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(path).await?,
         Err(error) => return Err(io_error(error)),
     }
-    let writer = SqlitePoolOptions::new()
-        .max_connections(1)
-        .acquire_timeout(TURN_MAX)
-        .test_before_acquire(false)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .connect_with(options(path))
-        .await
-        .map_err(|error| damaged_or(path, error))?;
-    check(path, &writer).await?;
-    migrator(Dialect::Sqlite).run(&writer).await.map_err(schema_error)?;
+    upgrade(path).await?;
+    let writer = Writer::new(connect(path)?)?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS_MAX)
         .acquire_timeout(TURN_MAX)
@@ -70,17 +68,13 @@ pub(crate) async fn open(path: &Path) -> Result<Arc<dyn Store>, StoreError> {
 #[async_trait]
 impl Store for Sqlite {
     async fn begin(&self) -> Result<Box<dyn Tx>, StoreError> {
-        // Takes the write lock at once: a transaction that read first and wanted to
-        // write later could only fail.
-        let tx = self.writer.begin_with("BEGIN IMMEDIATE").await;
-        let tx = tx.map_err(|error| store_error("begin a transaction", error))?;
-        Ok(Box::new(SqlTx { conn: Conn::Sqlite(tx) }))
+        Ok(Box::new(SqlTx { conn: Conn::Writer(self.writer.begin().await?) }))
     }
 
     async fn read(&self) -> Result<Box<dyn Tx>, StoreError> {
         let tx = self.readers.begin().await;
         let tx = tx.map_err(|error| store_error("begin to read", error))?;
-        Ok(Box::new(SqlTx { conn: Conn::Sqlite(tx) }))
+        Ok(Box::new(SqlTx { conn: Conn::Reader(tx) }))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -111,11 +105,41 @@ impl Store for Sqlite {
     }
 }
 
-/// How the writing connection is set up.
+/// Brings the schema of a file that is there up to date.
+async fn upgrade(path: &Path) -> Result<(), StoreError> {
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(options(path))
+        .await
+        .map_err(|error| damaged_or(path, error))?;
+    check(path, &pool).await?;
+    migrator(Dialect::Sqlite).run(&pool).await.map_err(schema_error)?;
+    pool.close().await;
+    Ok(())
+}
+
+/// The connection that writes.
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let connect = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(path, flags)?;
+        // A wait would hold up the thread that asks; the writer has a way of its own.
+        conn.busy_timeout(Duration::ZERO)?;
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        conn.pragma_update(None, "foreign_keys", true)?;
+        Ok(conn)
+    };
+    connect().map_err(|error: rusqlite::Error| StoreError::Other {
+        operation: "open the store",
+        source: Box::new(error),
+    })
+}
+
+/// How a connection is set up that makes or upgrades a store.
 ///
 /// `synchronous = FULL`: with NORMAL a commit survives the death of the process,
 /// but the last ones may be lost in a power cut. A job that was acknowledged must
-/// not be; the price is one fsync per commit, which callers spread over a batch.
+/// not be; the price is one fsync per commit, which those share who commit at the same time.
 fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)

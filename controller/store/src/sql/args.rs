@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use sqlx::{Postgres, Sqlite, postgres::PgArguments, query::Query, sqlite::SqliteArguments};
 
 /// One value of a statement.
-pub(super) enum Arg<'a> {
+pub(crate) enum Arg<'a> {
     Int(Option<i64>),
     Text(Option<String>),
     Blob(Option<&'a [u8]>),

@@ -3,12 +3,14 @@
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use jiff::Timestamp;
+use rusqlite::types::Value;
 use sqlx::{Row as _, postgres::PgRow, sqlite::SqliteRow};
 
-use crate::error::StoreError;
+use crate::{error::StoreError, sqlite::OwnRow};
 
 /// One row of either back end.
 pub(super) enum Row {
+    Own(OwnRow),
     Sqlite(SqliteRow),
     Postgres(PgRow),
 }
@@ -29,34 +31,56 @@ impl Row {
         Fields { row: self, table, key }
     }
 
-    fn int(&self, column: &'static str) -> Result<Option<i64>, sqlx::Error> {
+    fn int(&self, column: &'static str) -> Result<Option<i64>, Unfit> {
         match self {
-            Self::Sqlite(row) => row.try_get(column),
-            Self::Postgres(row) => row.try_get(column),
+            Self::Own(row) => match row.value(column).ok_or(Unfit)? {
+                Value::Null => Ok(None),
+                Value::Integer(value) => Ok(Some(*value)),
+                _ => Err(Unfit),
+            },
+            Self::Sqlite(row) => Ok(row.try_get(column)?),
+            Self::Postgres(row) => Ok(row.try_get(column)?),
         }
     }
 
-    fn text(&self, column: &'static str) -> Result<Option<String>, sqlx::Error> {
+    fn text(&self, column: &'static str) -> Result<Option<String>, Unfit> {
         match self {
-            Self::Sqlite(row) => row.try_get(column),
-            Self::Postgres(row) => row.try_get(column),
+            Self::Own(row) => match row.value(column).ok_or(Unfit)? {
+                Value::Null => Ok(None),
+                Value::Text(value) => Ok(Some(value.clone())),
+                _ => Err(Unfit),
+            },
+            Self::Sqlite(row) => Ok(row.try_get(column)?),
+            Self::Postgres(row) => Ok(row.try_get(column)?),
         }
     }
 
-    fn blob(&self, column: &'static str) -> Result<Option<Vec<u8>>, sqlx::Error> {
+    fn blob(&self, column: &'static str) -> Result<Option<Vec<u8>>, Unfit> {
         match self {
-            Self::Sqlite(row) => row.try_get(column),
-            Self::Postgres(row) => row.try_get(column),
+            Self::Own(row) => match row.value(column).ok_or(Unfit)? {
+                Value::Null => Ok(None),
+                Value::Blob(value) => Ok(Some(value.clone())),
+                _ => Err(Unfit),
+            },
+            Self::Sqlite(row) => Ok(row.try_get(column)?),
+            Self::Postgres(row) => Ok(row.try_get(column)?),
         }
     }
 
-    fn bool(&self, column: &'static str) -> Result<Option<bool>, sqlx::Error> {
+    fn bool(&self, column: &'static str) -> Result<Option<bool>, Unfit> {
         match self {
-            Self::Sqlite(row) => {
-                row.try_get::<Option<i64>, _>(column).map(|value| value.map(|value| value != 0))
-            }
-            Self::Postgres(row) => row.try_get(column),
+            Self::Own(_) | Self::Sqlite(_) => Ok(self.int(column)?.map(|value| value != 0)),
+            Self::Postgres(row) => Ok(row.try_get(column)?),
         }
+    }
+}
+
+/// The column is missing, or holds a value of another type.
+struct Unfit;
+
+impl From<sqlx::Error> for Unfit {
+    fn from(_: sqlx::Error) -> Self {
+        Self
     }
 }
 
