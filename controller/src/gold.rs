@@ -31,7 +31,7 @@ use homelab_common::{
 use homelab_domain::{
     gold::{ChunkRestorer, Classifier, Outbound, Refusal, Wish, permit},
     ids::{HostName, JobId},
-    job::JobSpec,
+    job::{JobSpec, RequestForm},
     reason::{Because, Failure, Reason},
     site::{Provider, Site},
 };
@@ -200,7 +200,14 @@ impl Gold {
     fn outbound(&self, spec: &JobSpec) -> Result<Outbound, Refusal> {
         let view = self.view();
         let request = request::openai(&spec.request).ok_or_else(|| {
-            let message = "its request cannot be read, so nobody can say what it gives away";
+            let message = match spec.request.form {
+                RequestForm::OpenaiCompletion => {
+                    "only chats are looked through for what must stay here; ask for it as a chat, or of silver or bronze"
+                }
+                RequestForm::Chat | RequestForm::OpenaiChat => {
+                    "its request cannot be read, so nobody can say what it gives away"
+                }
+            };
             Refusal { because: Because::new(Reason::GOLD_REFUSED, message), found: Vec::new() }
         })?;
         let wish = Wish {

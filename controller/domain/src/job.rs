@@ -47,6 +47,8 @@ crate::words! {
         Chat = "chat",
         /// JSON of the OpenAI chat API, byte for byte as the caller sent it.
         OpenaiChat = "openai_chat",
+        /// JSON of the OpenAI completions API, likewise: a text to be continued.
+        OpenaiCompletion = "openai_completion",
     }
 }
 

@@ -10,9 +10,11 @@ use homelab_domain::{
     site::{Provider, Tier},
 };
 use homelab_proto::inference::v1::{
-    ChatCompleteRequest, Engine, EngineState, Model, ModelState, Worker,
+    ChatCompleteRequest, CompleteRequest, EmbedRequest, EmbedResponse, Engine, EngineState, Model,
+    ModelState, RerankRequest, RerankResponse, Worker,
 };
-use tonic::Status;
+use homelab_rpc::status::{Reason, fail};
+use tonic::{Code, Status};
 
 use super::Gold;
 use crate::job::engines::{Contact, Engines, Pieces, WorkerSeen};
@@ -30,6 +32,16 @@ impl GoldEngines {
     pub fn new(house: Arc<dyn Engines>, gold: Gold) -> Self {
         Self { house, gold }
     }
+
+    fn is_outside(&self, worker: &HostName) -> bool {
+        self.gold.view().site.gold().provider(worker.as_str()).is_some()
+    }
+}
+
+/// Only chats are looked through for what must stay in the house, so nothing else leaves it.
+fn chats_only(provider: &HostName) -> Status {
+    let message = format!("{provider} is outside the house, and is asked for chats only");
+    fail(Code::InvalidArgument, Reason::INVALID_REQUEST, message)
 }
 
 #[async_trait]
@@ -51,11 +63,43 @@ impl Engines for GoldEngines {
         worker: &HostName,
         request: ChatCompleteRequest,
     ) -> Result<Pieces, Status> {
-        let is_outside = self.gold.view().site.gold().provider(worker.as_str()).is_some();
-        if is_outside {
+        if self.is_outside(worker) {
             return Ok(self.gold.chat(worker, &request).await);
         }
         self.house.chat(worker, request).await
+    }
+
+    async fn complete(
+        &self,
+        worker: &HostName,
+        request: CompleteRequest,
+    ) -> Result<Pieces, Status> {
+        if self.is_outside(worker) {
+            return Err(chats_only(worker));
+        }
+        self.house.complete(worker, request).await
+    }
+
+    async fn embed(
+        &self,
+        worker: &HostName,
+        request: EmbedRequest,
+    ) -> Result<EmbedResponse, Status> {
+        if self.is_outside(worker) {
+            return Err(chats_only(worker));
+        }
+        self.house.embed(worker, request).await
+    }
+
+    async fn rerank(
+        &self,
+        worker: &HostName,
+        request: RerankRequest,
+    ) -> Result<RerankResponse, Status> {
+        if self.is_outside(worker) {
+            return Err(chats_only(worker));
+        }
+        self.house.rerank(worker, request).await
     }
 
     async fn load(&self, worker: &HostName, model: &ModelName) -> Result<(), Status> {

@@ -5,13 +5,14 @@ use homelab_proto::inference::v1::{ChatCompleteRequest, ChatRole};
 use prost::Message as _;
 use serde_json::{Map, Value, json};
 
-/// A request of OpenAI's chat API; none when it cannot be read, which then stays in the house.
+/// A request of OpenAI's chat API; none when it is another, or cannot be read, and then stays in the house.
 pub(super) fn openai(request: &JobRequest) -> Option<Value> {
     match request.form {
         RequestForm::OpenaiChat => {
             let value: Value = serde_json::from_slice(&request.bytes).ok()?;
             value.is_object().then_some(value)
         }
+        RequestForm::OpenaiCompletion => None,
         RequestForm::Chat => {
             let chat = ChatCompleteRequest::decode(request.bytes.as_slice()).ok()?;
             let messages: Vec<Value> = chat

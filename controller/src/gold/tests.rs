@@ -8,6 +8,7 @@ mod tls;
 use homelab_domain::{
     gold::{Action, DataClass},
     job::{JobState, JobStateKind as Kind},
+    site::Tier,
 };
 use homelab_store::{AuditOutcome, GoldOutcome};
 use serde_json::{Value, json};
@@ -15,7 +16,11 @@ use serde_json::{Value, json};
 use self::rig::{House, Reply, Rig, answer, asks, of_body, rule, usual};
 use super::*;
 use crate::ca::issue::hex;
-use crate::job::{SubmitError, submission::Refused};
+use crate::job::{
+    SubmitError,
+    errand::{Errand, ErrandError, ShortCall},
+    submission::Refused,
+};
 
 fn failure_of(job: &homelab_domain::job::Job) -> (String, String) {
     match job.state() {
@@ -104,6 +109,44 @@ async fn a_key_without_the_tier_does_not_reach_it() {
     submission.tiers_allowed.pop();
     let refused = rig.jobs.submit(submission).await.expect_err("refused");
     assert!(matches!(refused, SubmitError::Refused(Refused::TierNotAllowed(_))), "{refused:?}");
+    assert_eq!(rig.far.connects(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_to_be_continued_does_not_leave_the_house() {
+    let rig = Rig::new(&usual()).await;
+    let mut text = asks(1, "far-small", "hi");
+    text.request.form = RequestForm::OpenaiCompletion;
+    text.request.bytes = br#"{"model":"far-small","prompt":"hi"}"#.to_vec();
+    let refused = rig.jobs.submit(text.clone()).await.expect_err("refused");
+    let SubmitError::Refused(Refused::NoPlace { because, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(because.reason, Reason::GOLD_REFUSED);
+    assert!(because.message.contains("ask for it as a chat"), "{because:?}");
+    text.model = "small".to_owned();
+    let (job, answer) = rig.run(text).await;
+    assert_eq!((job.state().kind(), answer.as_str()), (Kind::Succeeded, "home"));
+    assert_eq!(rig.far.connects(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_and_the_order_of_texts_are_made_in_the_house_and_nowhere_else() {
+    let rig = Rig::new(&usual()).await;
+    for errand in [Errand::Embed, Errand::Rerank] {
+        let call = |model: &str| ShortCall {
+            errand,
+            model: model.to_owned(),
+            tiers_allowed: vec![Tier::Bronze, Tier::Silver, Tier::Gold],
+            request: bytes::Bytes::from_static(b"{}"),
+            within: Duration::from_secs(10),
+        };
+        let made = rig.jobs.fetch(call("small")).await.expect("made in the house");
+        assert_eq!(&made.answer[..], b"{}");
+        let refused = rig.jobs.fetch(call("far-small")).await.expect_err("stays in the house");
+        let ErrandError::Worker { source, .. } = refused else { panic!("{refused:?}") };
+        assert!(source.message().contains("chats only"), "{source:?}");
+    }
     assert_eq!(rig.far.connects(), 0);
 }
 

@@ -10,10 +10,12 @@ mod body;
 pub mod caller;
 mod chat;
 mod client;
+mod completions;
 pub mod cors;
 pub mod error;
 mod files;
 pub mod frame;
+mod head;
 pub mod key;
 pub mod meter;
 mod models;
@@ -50,8 +52,7 @@ use self::{
 use crate::{http::metrics::Metrics, job::Jobs};
 
 /// Parts of the OpenAI API that are not built.
-const NOT_BUILT: [&str; 9] = [
-    "completions",
+const NOT_BUILT: [&str; 8] = [
     "responses/{*rest}",
     "moderations",
     "audio/{*rest}",
@@ -151,23 +152,31 @@ impl Gateway {
 
     /// Its routes, for programs and for browsers on `origins`.
     pub fn routes(self, origins: Origins) -> Router {
+        let counted = |route, methods| head::counted(&self.metrics, route, methods);
         let mut routes = Router::new()
-            .route("/v1/models", get(models::list))
-            .route("/v1/models/{*model}", get(models::get))
-            .route("/v1/chat/completions", post(chat::complete))
-            .route("/models", get(router::list).post(router::no_files).delete(router::no_files))
-            .route("/models/load", post(router::load))
-            .route("/models/unload", post(router::unload))
-            .route("/models/sse", get(router::events))
-            .route("/v1/responses", post(responses::create))
-            .route("/v1/embeddings", post(vectors::embed))
-            .route("/v1/rerank", post(vectors::rerank))
-            .route("/v1/files", get(files::list).post(files::give))
-            .route("/v1/files/{id}", get(files::get).delete(files::remove))
-            .route("/v1/files/{id}/content", get(files::content))
-            .route("/v1/batches", get(batches::list).post(batches::create))
-            .route("/v1/batches/{id}", get(batches::get))
-            .route("/v1/batches/{id}/cancel", post(batches::cancel));
+            .route("/v1/models", counted("models", get(models::list)))
+            .route("/v1/models/{*model}", counted("models", get(models::get)))
+            .route("/v1/chat/completions", counted("chat/completions", post(chat::complete)))
+            .route("/v1/completions", counted("completions", post(completions::create)))
+            .route("/v1/responses", counted("responses", post(responses::create)))
+            .route("/v1/embeddings", counted("embeddings", post(vectors::embed)))
+            .route("/v1/rerank", counted("rerank", post(vectors::rerank)))
+            .route("/v1/files", counted("files", get(files::list).post(files::give)))
+            .route("/v1/files/{id}", counted("files", get(files::get).delete(files::remove)))
+            .route("/v1/files/{id}/content", counted("files", get(files::content)))
+            .route("/v1/batches", counted("batches", get(batches::list).post(batches::create)))
+            .route("/v1/batches/{id}", counted("batches", get(batches::get)))
+            .route("/v1/batches/{id}/cancel", counted("batches", post(batches::cancel)))
+            .route(
+                "/models",
+                counted(
+                    "router/models",
+                    get(router::list).post(router::no_files).delete(router::no_files),
+                ),
+            )
+            .route("/models/load", counted("router/load", post(router::load)))
+            .route("/models/unload", counted("router/unload", post(router::unload)))
+            .route("/models/sse", counted("router/sse", get(router::events)));
         for part in NOT_BUILT {
             routes = routes.route(&format!("/v1/{part}"), any(not_built));
         }

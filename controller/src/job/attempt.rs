@@ -10,7 +10,7 @@ use homelab_domain::{
     reason::{Failure, Reason},
 };
 use homelab_proto::inference::v1::{
-    ChatCompleteRequest, ChatCompleteResponse, ChatDelta, ChatDone, chat_complete_response::Event,
+    ChatCompleteResponse, ChatDelta, ChatDone, chat_complete_response::Event,
 };
 use homelab_rpc::status::reason_of;
 use homelab_store::{JobError, Piece};
@@ -20,7 +20,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tracing::{info, warn};
 
-use super::{Jobs, convert, engines::Pieces, live::Live, running::STORE_PAUSE, slots::Slot};
+use super::{
+    Jobs,
+    convert::{self, WorkerRequest},
+    engines::Pieces,
+    live::Live,
+    running::STORE_PAUSE,
+    slots::Slot,
+};
 
 /// Pieces are stored at the latest after this long; until then they are in memory only.
 const BATCH_AGE: Duration = Duration::from_millis(250);
@@ -52,7 +59,7 @@ pub(super) struct Attempt {
     id: JobId,
     number: u32,
     stopped: CancellationToken,
-    request: ChatCompleteRequest,
+    request: WorkerRequest,
     slot: Slot,
     live: Arc<Live>,
     began: Instant,
@@ -78,7 +85,7 @@ impl Attempt {
             id: job.id(),
             number,
             stopped,
-            request: convert::chat_request(job.spec(), number),
+            request: convert::worker_request(job.spec(), number),
             slot,
             live,
             jobs,
@@ -150,9 +157,7 @@ impl Attempt {
     async fn open(&self) -> Result<Pieces, Status> {
         let mut tries = 1;
         loop {
-            let opened =
-                self.jobs.parts().engines.chat(self.slot.worker(), self.request.clone()).await;
-            match opened {
+            match self.call().await {
                 Err(status) if is_busy(&status) && tries < BUSY_TRIES_MAX => {
                     tries += 1;
                     let pause = self.jobs.parts().chance.jittered(BUSY_PAUSE, 0.5);
@@ -160,6 +165,14 @@ impl Attempt {
                 }
                 opened => return opened,
             }
+        }
+    }
+
+    async fn call(&self) -> Result<Pieces, Status> {
+        let (engines, worker) = (&self.jobs.parts().engines, self.slot.worker());
+        match self.request.clone() {
+            WorkerRequest::Chat(request) => engines.chat(worker, request).await,
+            WorkerRequest::Completion(request) => engines.complete(worker, request).await,
         }
     }
 
@@ -307,7 +320,7 @@ impl Attempt {
         );
         Failure {
             reason,
-            message: format!("{worker} did not answer the chat: {}", status.message()),
+            message: format!("{worker} did not answer: {}", status.message()),
             retryable: !is_lasting,
         }
     }

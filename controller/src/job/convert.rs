@@ -6,7 +6,10 @@ use homelab_domain::{
 };
 use homelab_proto::{
     common::v1 as common,
-    inference::v1::{self as inference, ChatCompleteRequest, ChatMessage},
+    inference::v1::{
+        self as inference, ChatCompleteRequest, ChatCompleteResponse, ChatMessage, CompleteRequest,
+        CompleteResponse, chat_complete_response, complete_response,
+    },
 };
 use prost::Message as _;
 use std::time::Duration;
@@ -24,25 +27,56 @@ pub fn request_from_messages(messages: Vec<ChatMessage>) -> JobRequest {
     JobRequest { form: RequestForm::Chat, bytes: request.encode_to_vec() }
 }
 
+/// What a worker is asked for one attempt at a job.
+#[derive(Clone, Debug)]
+pub enum WorkerRequest {
+    /// To answer a chat.
+    Chat(ChatCompleteRequest),
+    /// To continue a text.
+    Completion(CompleteRequest),
+}
+
 /// What a worker is sent for one attempt at a job.
 #[must_use]
-pub fn chat_request(spec: &JobSpec, attempt: u32) -> ChatCompleteRequest {
+pub fn worker_request(spec: &JobSpec, attempt: u32) -> WorkerRequest {
     let bytes = spec.request.bytes.as_slice();
-    let request = match spec.request.form {
+    let chat = match spec.request.form {
         // What does not decode was not written by us; the worker refuses the empty chat.
         RequestForm::Chat => ChatCompleteRequest::decode(bytes).unwrap_or_default(),
         RequestForm::OpenaiChat => ChatCompleteRequest {
             openai_request: bytes::Bytes::copy_from_slice(bytes),
             ..Default::default()
         },
+        RequestForm::OpenaiCompletion => {
+            return WorkerRequest::Completion(CompleteRequest {
+                model: spec.model.to_string(),
+                tokens_max: spec.tokens_max,
+                openai_request: bytes::Bytes::copy_from_slice(bytes),
+                job_id: spec.id.to_string(),
+                attempt,
+                ..Default::default()
+            });
+        }
     };
-    ChatCompleteRequest {
+    WorkerRequest::Chat(ChatCompleteRequest {
         model: spec.model.to_string(),
         tokens_max: spec.tokens_max,
         job_id: spec.id.to_string(),
         attempt,
-        ..request
-    }
+        ..chat
+    })
+}
+
+/// A piece of a continued text as one of an answer: they differ in their name only.
+#[must_use]
+pub fn piece_of_completion(piece: CompleteResponse) -> ChatCompleteResponse {
+    let CompleteResponse { event, openai_chunk } = piece;
+    let event = event.map(|event| match event {
+        complete_response::Event::Delta(delta) => chat_complete_response::Event::Delta(delta),
+        complete_response::Event::Done(done) => chat_complete_response::Event::Done(done),
+        complete_response::Event::Failure(why) => chat_complete_response::Event::Failure(why),
+    });
+    ChatCompleteResponse { event, openai_chunk }
 }
 
 /// What an answer cost, from the wire.

@@ -14,8 +14,8 @@ use homelab_domain::{
     site::Tier,
 };
 use homelab_proto::inference::v1::{
-    ChatCompleteRequest, ChatCompleteResponse, EmbedRequest, EmbedResponse, Model, RerankRequest,
-    RerankResponse, Worker,
+    ChatCompleteRequest, ChatCompleteResponse, CompleteRequest, EmbedRequest, EmbedResponse, Model,
+    RerankRequest, RerankResponse, Worker,
 };
 use jiff::Timestamp;
 use tonic::Status;
@@ -81,6 +81,15 @@ pub trait Engines: fmt::Debug + Send + Sync {
     async fn chat(&self, worker: &HostName, request: ChatCompleteRequest)
     -> Result<Pieces, Status>;
 
+    /// Has a worker continue a text.
+    ///
+    /// Cancel safety: as [`Engines::chat`].
+    ///
+    /// # Errors
+    /// As [`Engines::chat`].
+    async fn complete(&self, worker: &HostName, request: CompleteRequest)
+    -> Result<Pieces, Status>;
+
     /// Why a job may not go to a worker of its tier, from its text and the rules of the site.
     /// Workers in the house take any.
     fn objection(&self, _spec: &JobSpec) -> Option<Because> {
@@ -100,11 +109,9 @@ pub trait Engines: fmt::Debug + Send + Sync {
     /// As [`Engines::chat`], and `ENGINE_REFUSED` for what the engine does not do.
     async fn embed(
         &self,
-        _worker: &HostName,
-        _request: EmbedRequest,
-    ) -> Result<EmbedResponse, Status> {
-        Err(Status::unimplemented("this engine has no vectors"))
-    }
+        worker: &HostName,
+        request: EmbedRequest,
+    ) -> Result<EmbedResponse, Status>;
 
     /// Has a worker order texts by a question.
     ///
@@ -112,11 +119,9 @@ pub trait Engines: fmt::Debug + Send + Sync {
     /// As [`Engines::embed`].
     async fn rerank(
         &self,
-        _worker: &HostName,
-        _request: RerankRequest,
-    ) -> Result<RerankResponse, Status> {
-        Err(Status::unimplemented("this engine orders no texts"))
-    }
+        worker: &HostName,
+        request: RerankRequest,
+    ) -> Result<RerankResponse, Status>;
 
     /// Has a worker load a model; returns when it has begun, and goes on by itself.
     ///

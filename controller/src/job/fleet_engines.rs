@@ -11,14 +11,16 @@ use homelab_domain::{
     site::{DaemonKind, Site},
 };
 use homelab_proto::inference::v1::{
-    ChatCompleteRequest, EmbedRequest, EmbedResponse, LoadModelRequest, RerankRequest,
-    RerankResponse, UnloadModelRequest, inference_service_client::InferenceServiceClient,
+    ChatCompleteRequest, CompleteRequest, EmbedRequest, EmbedResponse, LoadModelRequest,
+    RerankRequest, RerankResponse, UnloadModelRequest,
+    inference_service_client::InferenceServiceClient,
 };
 use homelab_rpc::status::{Reason, fail};
 use tokio::sync::watch;
 use tonic::{Code, Status, transport::Channel};
 
 use super::{
+    convert::piece_of_completion,
     engines::{Contact, Engines, Pieces, WorkerSeen},
     submission::REQUEST_BYTES_MAX,
 };
@@ -76,6 +78,15 @@ impl Engines for FleetEngines {
     ) -> Result<Pieces, Status> {
         let pieces = self.client(worker)?.chat_complete(request).await?.into_inner();
         Ok(pieces.boxed())
+    }
+
+    async fn complete(
+        &self,
+        worker: &HostName,
+        request: CompleteRequest,
+    ) -> Result<Pieces, Status> {
+        let pieces = self.client(worker)?.complete(request).await?.into_inner();
+        Ok(pieces.map(|piece| piece.map(piece_of_completion)).boxed())
     }
 
     async fn embed(

@@ -21,9 +21,9 @@ use homelab_domain::{
 use homelab_proto::{
     common::v1::Failure,
     inference::v1::{
-        ChatCompleteRequest, ChatCompleteResponse, ChatDelta, ChatDone, EmbedRequest,
-        EmbedResponse, Engine, EngineState, Model, ModelState, RerankRequest, RerankResponse,
-        Usage, Worker, chat_complete_response::Event,
+        ChatCompleteRequest, ChatCompleteResponse, ChatDelta, ChatDone, CompleteRequest,
+        EmbedRequest, EmbedResponse, Engine, EngineState, Model, ModelState, RerankRequest,
+        RerankResponse, Usage, Worker, chat_complete_response::Event,
     },
 };
 use homelab_rpc::status::{Reason, fail};
@@ -199,6 +199,18 @@ impl Engines for Scripted {
             Some((Ok(response), (steps, index + 1, busy)))
         });
         Ok(pieces.boxed())
+    }
+
+    async fn complete(
+        &self,
+        worker: &HostName,
+        request: CompleteRequest,
+    ) -> Result<Pieces, Status> {
+        lock(&self.changes).push(format!("continue with {} on {worker}", request.model));
+        let CompleteRequest { model, openai_request, job_id, attempt, .. } = request;
+        let asked =
+            ChatCompleteRequest { model, openai_request, job_id, attempt, ..Default::default() };
+        self.chat(worker, asked).await
     }
 
     async fn embed(

@@ -28,8 +28,9 @@ use homelab_domain::{
 use homelab_proto::{
     common::v1::Failure,
     inference::v1::{
-        ChatCompleteRequest, ChatCompleteResponse, ChatDelta, ChatDone, Engine, EngineState, Model,
-        ModelState, Worker, chat_complete_response::Event,
+        ChatCompleteRequest, ChatCompleteResponse, ChatDelta, ChatDone, CompleteRequest,
+        EmbedRequest, EmbedResponse, Engine, EngineState, Model, ModelState, RerankRequest,
+        RerankResponse, Worker, chat_complete_response::Event,
     },
 };
 use homelab_rpc::status::{Reason, fail};
@@ -241,6 +242,31 @@ impl Engines for Workers {
             Ok(ChatCompleteResponse { event: Some(event), openai_chunk: bytes::Bytes::new() })
         });
         Ok(stream::iter(pieces.collect::<Vec<_>>()).boxed())
+    }
+
+    async fn complete(
+        &self,
+        worker: &HostName,
+        request: CompleteRequest,
+    ) -> Result<Pieces, Status> {
+        let openai_request = request.openai_request;
+        self.chat(worker, ChatCompleteRequest { openai_request, ..Default::default() }).await
+    }
+
+    async fn embed(
+        &self,
+        _worker: &HostName,
+        request: EmbedRequest,
+    ) -> Result<EmbedResponse, Status> {
+        Ok(EmbedResponse { openai_response: request.openai_request, ..EmbedResponse::default() })
+    }
+
+    async fn rerank(
+        &self,
+        _worker: &HostName,
+        request: RerankRequest,
+    ) -> Result<RerankResponse, Status> {
+        Ok(RerankResponse { openai_response: request.openai_request, ..RerankResponse::default() })
     }
 }
 

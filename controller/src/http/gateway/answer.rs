@@ -48,12 +48,19 @@ impl Answer {
         serde_json::to_vec(&self.into_value()).map(Bytes::from).unwrap_or_default()
     }
 
+    /// The answer as one `text_completion`, whose pieces have the form of the whole.
+    #[must_use]
+    pub(super) fn finish_text(mut self) -> Bytes {
+        self.whole.insert("object".to_owned(), Value::from("text_completion"));
+        order_choices(&mut self.whole);
+        serde_json::to_vec(&self.whole).map(Bytes::from).unwrap_or_default()
+    }
+
     /// The answer as one `chat.completion`.
     #[must_use]
     pub(super) fn into_value(mut self) -> Value {
         self.whole.insert("object".to_owned(), Value::from("chat.completion"));
-        let choices = self.whole.entry("choices").or_insert_with(|| Value::Array(Vec::new()));
-        for choice in choices.as_array_mut().into_iter().flatten() {
+        for choice in order_choices(&mut self.whole) {
             let Some(choice) = choice.as_object_mut() else { continue };
             let mut message = choice.remove("delta").unwrap_or_default();
             if let Some(message) = message.as_object_mut() {
@@ -65,6 +72,14 @@ impl Answer {
         }
         Value::Object(self.whole)
     }
+}
+
+/// Puts the choices of an answer in their order, which need not be the one in which they began.
+fn order_choices(whole: &mut Map<String, Value>) -> &mut [Value] {
+    let choices = whole.entry("choices").or_insert_with(|| Value::Array(Vec::new()));
+    let choices = choices.as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
+    choices.sort_by_key(|choice| choice.get("index").and_then(Value::as_u64));
+    choices
 }
 
 /// Merges `piece`, which stood under `key`, into what there is.
@@ -206,12 +221,33 @@ mod tests {
         ]);
         assert_eq!(whole["x_top"], 2);
         assert_eq!(
-            whole["choices"][0]["message"],
+            whole["choices"][1]["message"],
             json!({"role": "assistant", "content": "bB", "x_inner": "uv"})
         );
         assert_eq!(
-            whole["choices"][1]["logprobs"],
+            whole["choices"][0]["logprobs"],
             json!({"content": [{"token": "a"}, {"token": "A"}]})
+        );
+    }
+
+    #[test]
+    fn the_pieces_of_a_continued_text_become_one() {
+        let mut answer = Answer::default();
+        for piece in [
+            json!({"id": "cmpl-1", "object": "text_completion", "choices": [{"index": 0, "text": "four,",
+                "finish_reason": null, "logprobs": {"tokens": ["four"], "text_offset": [0]}}]}),
+            json!({"id": "cmpl-1", "object": "text_completion", "choices": [{"index": 0, "text": " five",
+                "finish_reason": "length", "logprobs": {"tokens": [" five"], "text_offset": [5]}}],
+                "usage": {"total_tokens": 9}}),
+        ] {
+            answer.add(piece.to_string().as_bytes()).expect("is an object");
+        }
+        let whole: Value = serde_json::from_slice(&answer.finish_text()).expect("is JSON");
+        assert_eq!(
+            whole,
+            json!({"id": "cmpl-1", "object": "text_completion", "usage": {"total_tokens": 9},
+                "choices": [{"index": 0, "text": "four, five", "finish_reason": "length",
+                    "logprobs": {"tokens": ["four", " five"], "text_offset": [0, 5]}}]})
         );
     }
 

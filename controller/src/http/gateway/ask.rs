@@ -1,12 +1,12 @@
 //! From a request of any dialect to a job in the queue.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use homelab_common::{chance, error_chain::Chain};
 use homelab_domain::{
     ids::JobId,
-    job::{JobClass, JobRequest, Record, RequestForm, Terms},
+    job::{JobClass, JobRequest, Record, Terms},
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ring::digest;
@@ -21,7 +21,7 @@ use super::{
     key::Key,
     outcome,
     repeat::Sent,
-    request::{ChatRequest, Delivery},
+    request::{Delivery, Question},
 };
 use crate::job::{Accepted, SubmitError, submission::Submission};
 
@@ -49,33 +49,36 @@ pub(super) struct Asked {
     pub(super) caller: Caller,
 }
 
-/// Has the queue take a chat. `request` is what the engine is sent.
+/// Has the queue take a request. `request` is what the engine is sent.
 ///
 /// # Errors
 /// What the client did wrong, what it has used up, or why the queue does not take it.
 pub(super) async fn ask(
     gateway: &Gateway,
+    key: &Arc<Key>,
     headers: &HeaderMap,
-    chat: &ChatRequest,
+    question: &Question,
     request: &Bytes,
 ) -> Result<Asked, ApiError> {
-    let key = gateway.keys.find(headers)?;
-    let ticket = gateway.meters.enter(&key)?;
+    let ticket = gateway.meters.enter(key)?;
     let caller = Caller::of(headers);
-    let sent = match chat.delivery {
+    let sent = match question.delivery {
         Delivery::Whole if !headers.contains_key(&IDEMPOTENCY_KEY) => Sent::of(headers),
         Delivery::Whole | Delivery::Stream { .. } => Sent::Once,
     };
-    let before = (sent == Sent::Again).then(|| gateway.repeats.find(&key.name, request)).flatten();
+    let before = (sent == Sent::Again)
+        .then(|| gateway.repeats.find(&key.name, question.form, request))
+        .flatten();
     let id = match before {
         Some(id) => id,
-        None => job_id(gateway, &key, headers)?,
+        None => job_id(gateway, key, headers)?,
     };
-    let submission = submission(id, &key, &caller, headers, chat, request)?;
-    let repeat = (sent != Sent::Once).then(|| gateway.repeats.keep(&key.name, request, id));
+    let submission = submission(id, key, &caller, headers, question, request)?;
+    let repeat =
+        (sent != Sent::Once).then(|| gateway.repeats.keep(&key.name, question.form, request, id));
     let mut client = Client::join(&gateway.jobs, id, &key.name, ticket, repeat);
     let submitted = gateway.jobs.submit(submission).await.map_err(refused);
-    let accepted = submitted.and_then(|accepted| same_request(accepted, request));
+    let accepted = submitted.and_then(|accepted| same_request(accepted, question, request));
     // Who is refused is told so; no job of its own is left to cancel.
     let accepted = accepted.inspect_err(|_| client.is_served())?;
     Ok(Asked { accepted, client, caller })
@@ -95,7 +98,7 @@ fn submission(
     key: &Key,
     caller: &Caller,
     headers: &HeaderMap,
-    chat: &ChatRequest,
+    question: &Question,
     request: &Bytes,
 ) -> Result<Submission, ApiError> {
     let record = match headers.get(&RECORD).map(HeaderValue::as_bytes) {
@@ -107,11 +110,11 @@ fn submission(
     };
     Ok(Submission {
         id,
-        model: chat.model.clone(),
+        model: question.model.clone(),
         tier: None,
         tiers_allowed: key.tiers.clone(),
-        request: JobRequest { form: RequestForm::OpenaiChat, bytes: request.to_vec() },
-        title: chat.title.clone(),
+        request: JobRequest { form: question.form, bytes: request.to_vec() },
+        title: question.title.clone(),
         priority: caller.is_background.then_some(BACKGROUND_PRIORITY),
         deadline: None,
         tokens_max: None,
@@ -168,17 +171,21 @@ impl Gateway {
 }
 
 /// A job that was there before must be for the same request.
-fn same_request(accepted: Accepted, request: &Bytes) -> Result<Accepted, ApiError> {
+fn same_request(
+    accepted: Accepted,
+    question: &Question,
+    request: &Bytes,
+) -> Result<Accepted, ApiError> {
     if !accepted.repeated {
         return Ok(accepted);
     }
-    let before = &accepted.job.spec().request.bytes;
-    if before.is_empty() {
+    let before = &accepted.job.spec().request;
+    if before.bytes.is_empty() {
         return Err(ApiError::conflict(
             "The request with this `Idempotency-Key` has ended and its text was not kept. Send a new key.",
         ));
     }
-    if before != request {
+    if before.form != question.form || before.bytes != *request {
         return Err(other_request());
     }
     Ok(accepted)

@@ -6,15 +6,15 @@ pub(in crate::http) mod runner;
 use std::time::Duration;
 
 use axum::{
-    extract::{Path, Query, Request, State},
-    response::{IntoResponse, Response},
+    body::Body,
+    extract::{Path, State},
+    response::Response,
 };
 use homelab_domain::{
     batch::{Batch, BatchState, Tally},
     ids::BatchId,
 };
-use homelab_store::StoreError;
-use http::HeaderMap;
+use homelab_store::{BatchLine, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -24,7 +24,8 @@ use super::{
     ask::store_failed,
     body,
     error::ApiError,
-    files::{self, List, Made, Named, Wanted},
+    files::{self, Made, Named},
+    head::{Known, Wanted, page},
     key::Key,
     models::json,
 };
@@ -91,65 +92,92 @@ fn parse_id(text: &str) -> Option<BatchId> {
 }
 
 /// `POST /v1/batches`.
-pub(super) async fn create(State(gateway): State<Gateway>, request: Request) -> Response {
-    let done = begin(&gateway, request).await;
-    answered(&gateway, done)
+pub(super) async fn create(
+    State(gateway): State<Gateway>,
+    Known(key): Known,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let _ticket = gateway.meters.enter(&key)?;
+    let wish: Wish = serde_json::from_slice(&body::read(body).await?).map_err(|error| {
+        ApiError::invalid(None, format!("The body is not a request for a batch: {error}."))
+    })?;
+    let (batch, lines) = begin(&gateway, &key, wish).await?;
+    let kept = keep(&gateway, &batch, &lines).await.map_err(|error| store_failed(&error))?;
+    if !kept {
+        let words = "20 batches of this key are open already. Wait for one, or cancel one.";
+        return Err(ApiError::too_many(words, Duration::from_secs(60)));
+    }
+    gateway.jobs.parts().driver.nudge(runner::NAME);
+    let waiting = u64::try_from(lines.len()).unwrap_or(u64::MAX);
+    Ok(json(&shown(&batch, &Tally { waiting, ..Tally::default() })))
 }
 
 /// `GET /v1/batches`.
 pub(super) async fn list(
     State(gateway): State<Gateway>,
-    Query(wanted): Query<Wanted>,
-    headers: HeaderMap,
-) -> Response {
-    let response = match list_of(&gateway, &wanted, &headers).await {
-        Ok(list) => json(&list),
-        Err(error) => error.into_response(),
+    Known(key): Known,
+    wanted: Wanted,
+) -> Result<Response, ApiError> {
+    let after =
+        match wanted.after.as_deref() {
+            None => None,
+            Some(text) => Some(parse_id(text).ok_or_else(|| {
+                ApiError::invalid(Some("after"), "`after` is no batch of a list.")
+            })?),
+        };
+    let limit = wanted.limit();
+    let read = async {
+        let mut tx = gateway.jobs.parts().store.read().await?;
+        let mut rows = Vec::new();
+        let batches = tx.batches().list(&key.name, after, limit + 1).await?;
+        for batch in batches {
+            let tally = tx.batches().tally(batch.id).await?;
+            rows.push(shown(&batch, &tally));
+        }
+        Ok::<_, StoreError>(rows)
     };
-    gateway.metrics.answered("batches", response.status());
-    response
+    let rows = read.await.map_err(|error| store_failed(&error))?;
+    Ok(json(&page(rows, limit, |row: &Shown| row.id.clone())))
 }
 
 /// `GET /v1/batches/{id}`.
 pub(super) async fn get(
     State(gateway): State<Gateway>,
+    Known(key): Known,
     Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    let found = async {
-        let key = gateway.keys.find(&headers)?;
-        find(&gateway, &key, &id).await
-    };
-    let done = found.await;
-    answered(&gateway, done)
+) -> Result<Response, ApiError> {
+    let (batch, tally) = find(&gateway, &key, &id).await?;
+    Ok(json(&shown(&batch, &tally)))
 }
 
 /// `POST /v1/batches/{id}/cancel`.
 pub(super) async fn cancel(
     State(gateway): State<Gateway>,
+    Known(key): Known,
     Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    let done = stop(&gateway, &id, &headers).await;
-    answered(&gateway, done)
-}
-
-fn answered(gateway: &Gateway, done: Result<(Batch, Tally), ApiError>) -> Response {
-    let response = match done {
-        Ok((batch, tally)) => json(&shown(&batch, &tally)),
-        Err(error) => error.into_response(),
+) -> Result<Response, ApiError> {
+    let (batch, tally) = find(&gateway, &key, &id).await?;
+    if batch.state != BatchState::InProgress {
+        return Ok(json(&shown(&batch, &tally)));
+    }
+    let now = gateway.jobs.parts().clock.now();
+    let batch = Batch { state: BatchState::Cancelling, cancelling_at: Some(now), ..batch };
+    let kept = async {
+        let mut tx = gateway.jobs.parts().store.begin().await?;
+        tx.batches().update(&batch).await?;
+        tx.commit().await
     };
-    gateway.metrics.answered("batches", response.status());
-    response
+    kept.await.map_err(|error| store_failed(&error))?;
+    gateway.jobs.parts().driver.nudge(runner::NAME);
+    Ok(json(&shown(&batch, &tally)))
 }
 
-async fn begin(gateway: &Gateway, request: Request) -> Result<(Batch, Tally), ApiError> {
-    let (head, body) = request.into_parts();
-    let key = gateway.keys.find(&head.headers)?;
-    let _ticket = gateway.meters.enter(&key)?;
-    let wish: Wish = serde_json::from_slice(&body::read(body).await?).map_err(|error| {
-        ApiError::invalid(None, format!("The body is not a request for a batch: {error}."))
-    })?;
+/// The batch that is wished for, and its lines out of its file.
+async fn begin(
+    gateway: &Gateway,
+    key: &Key,
+    wish: Wish,
+) -> Result<(Batch, Vec<BatchLine>), ApiError> {
     if wish.endpoint != ENDPOINT {
         let words = format!("Batches are made of `{ENDPOINT}` only.");
         return Err(ApiError::invalid(Some("endpoint"), words));
@@ -186,23 +214,19 @@ async fn begin(gateway: &Gateway, request: Request) -> Result<(Batch, Tally), Ap
         cancelling_at: None,
         ended_at: None,
     };
-    let kept = async {
-        let mut tx = store.begin().await?;
-        let open = tx.batches().active().await?;
-        if open.iter().filter(|batch| batch.owner == key.name).count() >= OPEN_MAX {
-            return Ok::<_, StoreError>(false);
-        }
-        tx.batches().create(&batch, &lines).await?;
-        tx.commit().await?;
-        Ok(true)
-    };
-    if !kept.await.map_err(|error| store_failed(&error))? {
-        let words = "20 batches of this key are open already. Wait for one, or cancel one.";
-        return Err(ApiError::too_many(words, Duration::from_secs(60)));
+    Ok((batch, lines))
+}
+
+/// Keeps a new batch, unless its key has too many open ones; says whether it did.
+async fn keep(gateway: &Gateway, batch: &Batch, lines: &[BatchLine]) -> Result<bool, StoreError> {
+    let mut tx = gateway.jobs.parts().store.begin().await?;
+    let open = tx.batches().active().await?;
+    if open.iter().filter(|other| other.owner == batch.owner).count() >= OPEN_MAX {
+        return Ok(false);
     }
-    gateway.jobs.parts().driver.nudge(runner::NAME);
-    let waiting = u64::try_from(lines.len()).unwrap_or(u64::MAX);
-    Ok((batch, Tally { waiting, ..Tally::default() }))
+    tx.batches().create(batch, lines).await?;
+    tx.commit().await?;
+    Ok(true)
 }
 
 fn metadata(given: Map<String, Value>) -> Result<String, ApiError> {
@@ -218,34 +242,6 @@ fn metadata(given: Map<String, Value>) -> Result<String, ApiError> {
     Ok(Value::Object(given).to_string())
 }
 
-async fn list_of(
-    gateway: &Gateway,
-    wanted: &Wanted,
-    headers: &HeaderMap,
-) -> Result<List<Shown>, ApiError> {
-    let key = gateway.keys.find(headers)?;
-    let after =
-        match wanted.after.as_deref() {
-            None => None,
-            Some(text) => Some(parse_id(text).ok_or_else(|| {
-                ApiError::invalid(Some("after"), "`after` is no batch of a list.")
-            })?),
-        };
-    let limit = wanted.limit();
-    let read = async {
-        let mut tx = gateway.jobs.parts().store.read().await?;
-        let mut rows = Vec::new();
-        let batches = tx.batches().list(&key.name, after, limit + 1).await?;
-        for batch in batches {
-            let tally = tx.batches().tally(batch.id).await?;
-            rows.push(shown(&batch, &tally));
-        }
-        Ok::<_, StoreError>(rows)
-    };
-    let rows = read.await.map_err(|error| store_failed(&error))?;
-    Ok(files::page(rows, limit, |row: &Shown| row.id.clone()))
-}
-
 async fn find(gateway: &Gateway, key: &Key, id: &str) -> Result<(Batch, Tally), ApiError> {
     let missing = || ApiError::not_found(format!("batch `{id}`"));
     let batch = parse_id(id).ok_or_else(missing)?;
@@ -257,28 +253,6 @@ async fn find(gateway: &Gateway, key: &Key, id: &str) -> Result<(Batch, Tally), 
     };
     let found = found.await.map_err(|error| store_failed(&error))?;
     found.filter(|(batch, _)| batch.owner == key.name).ok_or_else(missing)
-}
-
-async fn stop(
-    gateway: &Gateway,
-    id: &str,
-    headers: &HeaderMap,
-) -> Result<(Batch, Tally), ApiError> {
-    let key = gateway.keys.find(headers)?;
-    let (batch, tally) = find(gateway, &key, id).await?;
-    if batch.state != BatchState::InProgress {
-        return Ok((batch, tally));
-    }
-    let now = gateway.jobs.parts().clock.now();
-    let batch = Batch { state: BatchState::Cancelling, cancelling_at: Some(now), ..batch };
-    let kept = async {
-        let mut tx = gateway.jobs.parts().store.begin().await?;
-        tx.batches().update(&batch).await?;
-        tx.commit().await
-    };
-    kept.await.map_err(|error| store_failed(&error))?;
-    gateway.jobs.parts().driver.nudge(runner::NAME);
-    Ok((batch, tally))
 }
 
 fn shown(batch: &Batch, tally: &Tally) -> Shown {

@@ -4,48 +4,56 @@
 //! chunks byte for byte. Whoever does not stream waits for the whole. Either way the connection is
 //! the job's life line: when the last client of a job has gone, it is cancelled.
 
-use std::sync::Arc;
-
 use axum::{
-    extract::{Request, State},
+    body::Body,
+    extract::State,
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
-    Gateway, ask, body,
+    Gateway,
+    answer::Answer,
+    ask::{self, Asked},
+    body,
     error::ApiError,
     frame,
-    request::{self, Delivery, Usage},
+    head::Known,
+    request::{self, Delivery, Question, Usage},
     tale::{self, Tale, Voice},
     whole,
 };
 use homelab_store::Piece;
 
 /// Answers a chat.
-pub(super) async fn complete(State(gateway): State<Gateway>, request: Request) -> Response {
-    let metrics = Arc::clone(&gateway.metrics);
-    let response = match answer(gateway, request).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
-    };
-    metrics.answered("chat/completions", response.status());
-    response
+pub(super) async fn complete(
+    State(gateway): State<Gateway>,
+    Known(key): Known,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let body = body::read(body).await?;
+    let question = request::read(&body)?;
+    let asked = ask::ask(&gateway, &key, &headers, &question, &body).await?;
+    answer(asked, &question, Answer::finish).await
 }
 
-async fn answer(gateway: Gateway, request: Request) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    gateway.keys.find(&parts.headers)?;
-    let body = body::read(body).await?;
-    let chat = request::read(&body)?;
-    let asked = ask::ask(&gateway, &parts.headers, &chat, &body).await?;
+/// The answer as it is wished for; `finish` makes a whole one of it.
+///
+/// # Errors
+/// Why there is none.
+pub(super) async fn answer(
+    asked: Asked,
+    question: &Question,
+    finish: impl FnOnce(Answer) -> Bytes,
+) -> Result<Response, ApiError> {
     let headers = ask::headers_of(&asked);
-    let mut response = match chat.delivery {
-        Delivery::Whole => json(whole::whole(asked).await?.finish()),
+    let mut response = match question.delivery {
+        Delivery::Whole => json(finish(whole::whole(asked).await?)),
         Delivery::Stream { usage } => {
-            tale::streamed(Tale::new(asked, Box::new(Chunks { usage }), &chat.model))
+            tale::streamed(Tale::new(asked, Box::new(Chunks { usage }), &question.model))
         }
     };
     response.headers_mut().extend(headers);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::{
     body::Body,
-    extract::{Path, Query, Request, State},
+    extract::{Path, State},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use homelab_domain::{
 };
 use homelab_store::{GivenFile, StoreError};
 use http::{HeaderMap, HeaderValue, header};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
@@ -26,6 +26,7 @@ use super::{
     ask::store_failed,
     body,
     error::ApiError,
+    head::{Known, Wanted, page},
     key::Key,
     models::json,
     multipart::{self, Part},
@@ -36,9 +37,6 @@ const KEPT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Longest name of a file, in characters.
 const NAME_CHARS_MAX: usize = 200;
-
-/// Files on a page for which no size was asked, and most of them.
-pub(super) const PAGE: (u32, u32) = (20, 100);
 
 /// Results that are read from the store at once.
 const RESULTS_MAX: u32 = 100;
@@ -108,104 +106,15 @@ struct File {
     status: &'static str,
 }
 
-/// One page of a list.
-#[derive(Serialize)]
-pub(super) struct List<T> {
-    object: &'static str,
-    data: Vec<T>,
-    first_id: Option<String>,
-    last_id: Option<String>,
-    has_more: bool,
-}
-
-/// Which page.
-#[derive(Deserialize)]
-pub(super) struct Wanted {
-    /// Entries after this one.
-    pub(super) after: Option<String>,
-    limit: Option<u32>,
-}
-
-impl Wanted {
-    pub(super) fn limit(&self) -> u32 {
-        self.limit.unwrap_or(PAGE.0).clamp(1, PAGE.1)
-    }
-}
-
-/// A page out of one entry more than fits on it.
-pub(super) fn page<T>(mut data: Vec<T>, limit: u32, id: impl Fn(&T) -> String) -> List<T> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let has_more = data.len() > limit;
-    data.truncate(limit);
-    let (first_id, last_id) = (data.first().map(&id), data.last().map(&id));
-    List { object: "list", data, first_id, last_id, has_more }
-}
-
 /// `POST /v1/files`.
-pub(super) async fn give(State(gateway): State<Gateway>, request: Request) -> Response {
-    let done = take(&gateway, request).await.map(|file| json(&file));
-    answered(&gateway, done)
-}
-
-/// `GET /v1/files`.
-pub(super) async fn list(
+pub(super) async fn give(
     State(gateway): State<Gateway>,
-    Query(wanted): Query<Wanted>,
+    Known(key): Known,
     headers: HeaderMap,
-) -> Response {
-    let done = list_of(&gateway, &wanted, &headers).await.map(|files| json(&files));
-    answered(&gateway, done)
-}
-
-/// `GET /v1/files/{id}`.
-pub(super) async fn get(
-    State(gateway): State<Gateway>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    let done = one(&gateway, &id, &headers).await.map(|file| json(&file));
-    answered(&gateway, done)
-}
-
-/// `GET /v1/files/{id}/content`.
-pub(super) async fn content(
-    State(gateway): State<Gateway>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    let done = read(&gateway, &id, &headers).await;
-    answered(&gateway, done)
-}
-
-/// `DELETE /v1/files/{id}`.
-pub(super) async fn remove(
-    State(gateway): State<Gateway>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    #[derive(Serialize)]
-    struct Deleted {
-        id: String,
-        object: &'static str,
-        deleted: bool,
-    }
-    let done = drop_one(&gateway, &id, &headers)
-        .await
-        .map(|()| json(&Deleted { id, object: "file", deleted: true }));
-    answered(&gateway, done)
-}
-
-fn answered(gateway: &Gateway, done: Result<Response, ApiError>) -> Response {
-    let response = done.unwrap_or_else(IntoResponse::into_response);
-    gateway.metrics.answered("files", response.status());
-    response
-}
-
-async fn take(gateway: &Gateway, request: Request) -> Result<File, ApiError> {
-    let (head, body) = request.into_parts();
-    let key = gateway.keys.find(&head.headers)?;
+    body: Body,
+) -> Result<Response, ApiError> {
     let _ticket = gateway.meters.enter(&key)?;
-    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let boundary = content_type.and_then(multipart::boundary).ok_or_else(|| {
         ApiError::invalid(None, "Send `multipart/form-data` with the fields `purpose` and `file`.")
     })?;
@@ -220,7 +129,119 @@ async fn take(gateway: &Gateway, request: Request) -> Result<File, ApiError> {
     let file = field("file").filter(|part| !part.content.is_empty());
     let file =
         file.ok_or_else(|| ApiError::invalid(Some("file"), "`file` is missing or empty."))?;
-    keep(gateway, &key, file).await
+    Ok(json(&keep(&gateway, &key, file).await?))
+}
+
+/// `GET /v1/files`.
+pub(super) async fn list(
+    State(gateway): State<Gateway>,
+    Known(key): Known,
+    wanted: Wanted,
+) -> Result<Response, ApiError> {
+    let after = match wanted.after.as_deref().map(Named::parse) {
+        None => None,
+        Some(Some(Named::Given(id))) => Some(id),
+        Some(_) => return Err(ApiError::invalid(Some("after"), "`after` is no file of a list.")),
+    };
+    let limit = wanted.limit();
+    let files = async {
+        let mut tx = gateway.jobs.parts().store.read().await?;
+        tx.batches().files(&key.name, after, limit + 1).await
+    };
+    let files = files.await.map_err(|error| store_failed(&error))?;
+    Ok(json(&page(files.iter().map(file_of).collect(), limit, |file: &File| file.id.clone())))
+}
+
+/// `GET /v1/files/{id}`.
+pub(super) async fn get(
+    State(gateway): State<Gateway>,
+    Known(key): Known,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let named = named(&id)?;
+    let found = async {
+        let mut tx = gateway.jobs.parts().store.read().await?;
+        Ok::<_, StoreError>(match named {
+            Named::Given(id) => tx.batches().file(&key.name, id).await?.as_ref().map(file_of),
+            Named::Made(batch, made) => {
+                let found = tx.batches().get(batch).await?;
+                found.filter(|batch| batch.owner == key.name).map(|batch| File {
+                    id: made.id(batch.id),
+                    object: "file",
+                    bytes: 0,
+                    created_at: batch.ended_at.unwrap_or(batch.created_at).as_second(),
+                    filename: format!("{}.jsonl", made.id(batch.id)),
+                    purpose: "batch_output".to_owned(),
+                    status: "processed",
+                })
+            }
+        })
+    };
+    let found = found.await.map_err(|error| store_failed(&error))?;
+    Ok(json(&found.ok_or_else(|| missing(&id))?))
+}
+
+/// `GET /v1/files/{id}/content`.
+pub(super) async fn content(
+    State(gateway): State<Gateway>,
+    Known(key): Known,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let body = match named(&id)? {
+        Named::Given(given) => {
+            let content = async {
+                let mut tx = gateway.jobs.parts().store.read().await?;
+                tx.batches().content(&key.name, given).await
+            };
+            let content = content.await.map_err(|error| store_failed(&error))?;
+            Body::from(content.ok_or_else(|| missing(&id))?)
+        }
+        Named::Made(batch, made) => {
+            let found =
+                async { gateway.jobs.parts().store.read().await?.batches().get(batch).await };
+            let found = found.await.map_err(|error| store_failed(&error))?;
+            found.filter(|batch| batch.owner == key.name).ok_or_else(|| missing(&id))?;
+            results(&gateway, batch, made)
+        }
+    };
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/jsonl"))];
+    Ok((kind, body).into_response())
+}
+
+/// `DELETE /v1/files/{id}`.
+pub(super) async fn remove(
+    State(gateway): State<Gateway>,
+    Known(key): Known,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    #[derive(Serialize)]
+    struct Deleted {
+        id: String,
+        object: &'static str,
+        deleted: bool,
+    }
+    let Named::Given(given) = named(&id)? else {
+        let words = "What came of a batch is dropped with its batch, 30 days after it ended.";
+        return Err(ApiError::invalid(None, words));
+    };
+    let dropped = async {
+        let mut tx = gateway.jobs.parts().store.begin().await?;
+        let dropped = tx.batches().drop_file(&key.name, given).await?;
+        tx.commit().await?;
+        Ok::<_, StoreError>(dropped)
+    };
+    if !dropped.await.map_err(|error| store_failed(&error))? {
+        return Err(missing(&id));
+    }
+    Ok(json(&Deleted { id, object: "file", deleted: true }))
+}
+
+fn named(id: &str) -> Result<Named, ApiError> {
+    Named::parse(id).ok_or_else(|| missing(id))
+}
+
+fn missing(id: &str) -> ApiError {
+    ApiError::not_found(format!("file `{id}`"))
 }
 
 async fn keep(gateway: &Gateway, key: &Key, part: &Part) -> Result<File, ApiError> {
@@ -249,93 +270,6 @@ async fn keep(gateway: &Gateway, key: &Key, part: &Part) -> Result<File, ApiErro
         return Err(ApiError::invalid(Some("file"), words));
     }
     Ok(file_of(&file))
-}
-
-async fn list_of(
-    gateway: &Gateway,
-    wanted: &Wanted,
-    headers: &HeaderMap,
-) -> Result<List<File>, ApiError> {
-    let key = gateway.keys.find(headers)?;
-    let after = match wanted.after.as_deref().map(Named::parse) {
-        None => None,
-        Some(Some(Named::Given(id))) => Some(id),
-        Some(_) => return Err(ApiError::invalid(Some("after"), "`after` is no file of a list.")),
-    };
-    let limit = wanted.limit();
-    let files = async {
-        let mut tx = gateway.jobs.parts().store.read().await?;
-        tx.batches().files(&key.name, after, limit + 1).await
-    };
-    let files = files.await.map_err(|error| store_failed(&error))?;
-    Ok(page(files.iter().map(file_of).collect(), limit, |file: &File| file.id.clone()))
-}
-
-async fn one(gateway: &Gateway, id: &str, headers: &HeaderMap) -> Result<File, ApiError> {
-    let key = gateway.keys.find(headers)?;
-    let missing = || ApiError::not_found(format!("file `{id}`"));
-    let named = Named::parse(id).ok_or_else(missing)?;
-    let found = async {
-        let mut tx = gateway.jobs.parts().store.read().await?;
-        Ok::<_, StoreError>(match named {
-            Named::Given(id) => tx.batches().file(&key.name, id).await?.as_ref().map(file_of),
-            Named::Made(batch, made) => {
-                let found = tx.batches().get(batch).await?;
-                found.filter(|batch| batch.owner == key.name).map(|batch| File {
-                    id: made.id(batch.id),
-                    object: "file",
-                    bytes: 0,
-                    created_at: batch.ended_at.unwrap_or(batch.created_at).as_second(),
-                    filename: format!("{}.jsonl", made.id(batch.id)),
-                    purpose: "batch_output".to_owned(),
-                    status: "processed",
-                })
-            }
-        })
-    };
-    found.await.map_err(|error| store_failed(&error))?.ok_or_else(missing)
-}
-
-async fn drop_one(gateway: &Gateway, id: &str, headers: &HeaderMap) -> Result<(), ApiError> {
-    let key = gateway.keys.find(headers)?;
-    let missing = || ApiError::not_found(format!("file `{id}`"));
-    let given = match Named::parse(id).ok_or_else(missing)? {
-        Named::Given(given) => given,
-        Named::Made(..) => {
-            let words = "What came of a batch is dropped with its batch, 30 days after it ended.";
-            return Err(ApiError::invalid(None, words));
-        }
-    };
-    let dropped = async {
-        let mut tx = gateway.jobs.parts().store.begin().await?;
-        let dropped = tx.batches().drop_file(&key.name, given).await?;
-        tx.commit().await?;
-        Ok::<_, StoreError>(dropped)
-    };
-    if dropped.await.map_err(|error| store_failed(&error))? { Ok(()) } else { Err(missing()) }
-}
-
-async fn read(gateway: &Gateway, id: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
-    let key = gateway.keys.find(headers)?;
-    let missing = || ApiError::not_found(format!("file `{id}`"));
-    let body = match Named::parse(id).ok_or_else(missing)? {
-        Named::Given(given) => {
-            let content = async {
-                let mut tx = gateway.jobs.parts().store.read().await?;
-                tx.batches().content(&key.name, given).await
-            };
-            Body::from(content.await.map_err(|error| store_failed(&error))?.ok_or_else(missing)?)
-        }
-        Named::Made(batch, made) => {
-            let found =
-                async { gateway.jobs.parts().store.read().await?.batches().get(batch).await };
-            let found = found.await.map_err(|error| store_failed(&error))?;
-            found.filter(|batch| batch.owner == key.name).ok_or_else(missing)?;
-            results(gateway, batch, made)
-        }
-    };
-    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/jsonl"))];
-    Ok((kind, body).into_response())
 }
 
 /// The lines of a file that was made, a few at a time: all together may be larger than memory is.

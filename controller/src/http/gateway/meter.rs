@@ -8,7 +8,7 @@ use std::{
 
 use homelab_common::{clock::Clock, error_chain::Chain, lifecycle::Tasks};
 use homelab_domain::allowance::{Account, Gauge, day_of};
-use homelab_store::{Store, StoreError};
+use homelab_store::{Store, StoreError, Tx};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tracing::warn;
 
@@ -39,6 +39,15 @@ pub struct Ticket {
     is_settled: bool,
 }
 
+/// Tokens that a key is to be charged.
+#[derive(Debug)]
+pub struct Charge {
+    meters: Meters,
+    key: Arc<Key>,
+    tokens: u64,
+    today: i64,
+}
+
 impl fmt::Debug for Meters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Meters").field("accounts", &self.lock().len()).finish_non_exhaustive()
@@ -67,26 +76,31 @@ impl Meters {
     }
 
     /// Charges a key for an answer.
-    pub fn charge(&self, key: &Key, tokens: u64) {
-        if tokens == 0 {
-            return;
-        }
-        self.with(key, |account, now| account.spend(&key.limits, tokens, now));
+    pub fn charge(&self, key: &Arc<Key>, tokens: u64) {
+        let Some(charge) = self.charge_for(key, tokens) else { return };
+        charge.count();
         if key.limits.tokens_per_day.is_none() {
             return;
         }
-        let (store, name, today) =
-            (Arc::clone(&self.store), key.name.clone(), day_of(self.clock.now()));
+        let store = Arc::clone(&self.store);
         self.tasks.spawn(async move {
             let kept = async {
                 let mut tx = store.begin().await?;
-                tx.batches().spend(&name, today, tokens).await?;
+                charge.keep(tx.as_mut()).await?;
                 tx.commit().await
             };
             if let Err(error) = kept.await {
-                warn!(key = %name, tokens, error = %Chain(&error), "could not keep what a key has used");
+                warn!(key = %charge.key.name, tokens, error = %Chain(&error), "could not keep what a key has used");
             }
         });
+    }
+
+    /// What a key is to be charged, for a caller who keeps it together with what it is for; none
+    /// when that is nothing.
+    #[must_use]
+    pub fn charge_for(&self, key: &Arc<Key>, tokens: u64) -> Option<Charge> {
+        let today = day_of(self.clock.now());
+        (tokens > 0).then(|| Charge { meters: self.clone(), key: Arc::clone(key), tokens, today })
     }
 
     /// Whether a key has tokens left for one more answer.
@@ -127,6 +141,26 @@ impl Meters {
     fn with(&self, key: &Key, change: impl FnOnce(&mut Account, jiff::Timestamp)) {
         let now = self.clock.now();
         change(self.lock().entry(key.name.clone()).or_default(), now);
+    }
+}
+
+impl Charge {
+    /// Remembers it for the day, with whatever else `tx` keeps.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn keep(&self, tx: &mut dyn Tx) -> Result<(), StoreError> {
+        if self.key.limits.tokens_per_day.is_none() {
+            return Ok(());
+        }
+        tx.batches().spend(&self.key.name, self.today, self.tokens).await
+    }
+
+    /// Counts it against the key's limits from now on.
+    pub fn count(&self) {
+        self.meters.with(&self.key, |account, now| {
+            account.spend(&self.key.limits, self.tokens, now);
+        });
     }
 }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Path, Request, State},
+    extract::{Path, State},
     response::{IntoResponse, Response},
 };
 use homelab_proto::inference::v1::ModelState;
 use serde::Serialize;
 
-use super::{Gateway, chat, error::ApiError, key::Key};
+use super::{Gateway, chat, error::ApiError, head::Known, key::Key};
 use crate::job::{engines::Contact, models::TierModel};
 
 #[derive(Serialize)]
@@ -42,30 +42,18 @@ struct Meta {
 }
 
 /// The models that the caller may use.
-pub(super) async fn list(State(gateway): State<Gateway>, request: Request) -> Response {
-    let response = match gateway.keys.find(request.headers()) {
-        Ok(key) => json(&List { object: "list", data: rows(&gateway, &key).collect() }),
-        Err(error) => error.into_response(),
-    };
-    gateway.metrics.answered("models", response.status());
-    response
+pub(super) async fn list(State(gateway): State<Gateway>, Known(key): Known) -> Response {
+    json(&List { object: "list", data: rows(&gateway, &key).collect() })
 }
 
 /// One model.
 pub(super) async fn get(
     State(gateway): State<Gateway>,
+    Known(key): Known,
     Path(model): Path<String>,
-    request: Request,
-) -> Response {
-    let response = match gateway.keys.find(request.headers()) {
-        Ok(key) => match rows(&gateway, &key).find(|row| row.id == model) {
-            Some(row) => json(&row),
-            None => ApiError::model_not_found(&model).into_response(),
-        },
-        Err(error) => error.into_response(),
-    };
-    gateway.metrics.answered("models", response.status());
-    response
+) -> Result<Response, ApiError> {
+    let row = rows(&gateway, &key).find(|row| row.id == model);
+    Ok(json(&row.ok_or_else(|| ApiError::model_not_found(&model))?))
 }
 
 /// The models of the tiers that a key may use.

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use homelab_domain::ids::JobId;
+use homelab_domain::{ids::JobId, job::RequestForm};
 use http::{HeaderMap, HeaderName};
 use ring::digest;
 
@@ -60,13 +60,13 @@ impl Sent {
 
 impl Repeats {
     /// The job of the same request, if it still waits.
-    pub(super) fn find(&self, key: &str, body: &[u8]) -> Option<JobId> {
-        self.lock().get(&print(key, body)).map(|waiting| waiting.id)
+    pub(super) fn find(&self, key: &str, form: RequestForm, body: &[u8]) -> Option<JobId> {
+        self.lock().get(&print(key, form, body)).map(|waiting| waiting.id)
     }
 
     /// Lets a request be found.
-    pub(super) fn keep(&self, key: &str, body: &[u8], id: JobId) -> Repeat {
-        let print = print(key, body);
+    pub(super) fn keep(&self, key: &str, form: RequestForm, body: &[u8], id: JobId) -> Repeat {
+        let print = print(key, form, body);
         let mut all = self.lock();
         let waiting = all.entry(print).or_insert(Waiting { id, clients: 0 });
         waiting.id = id;
@@ -91,10 +91,12 @@ impl Drop for Repeat {
     }
 }
 
-fn print(key: &str, body: &[u8]) -> Print {
+fn print(key: &str, form: RequestForm, body: &[u8]) -> Print {
     let mut context = digest::Context::new(&digest::SHA256);
-    context.update(&u64::try_from(key.len()).unwrap_or(u64::MAX).to_be_bytes());
-    context.update(key.as_bytes());
+    for part in [key, form.as_str()] {
+        context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        context.update(part.as_bytes());
+    }
     context.update(body);
     let mut print = Print::default();
     print.copy_from_slice(context.finish().as_ref());
@@ -111,13 +113,15 @@ mod tests {
     fn a_request_is_found_by_its_key_and_body_as_long_as_it_waits() {
         let repeats = Repeats::default();
         let id: JobId = Uuid::from_u128(7).into();
-        let first = repeats.keep("webui", b"{}", id);
-        let second = repeats.keep("webui", b"{}", id);
+        let chat = RequestForm::OpenaiChat;
+        let first = repeats.keep("webui", chat, b"{}", id);
+        let second = repeats.keep("webui", chat, b"{}", id);
         drop(first);
-        assert_eq!(repeats.find("webui", b"{}"), Some(id));
-        assert_eq!(repeats.find("other", b"{}"), None);
-        assert_eq!(repeats.find("webui", b"{ }"), None);
+        assert_eq!(repeats.find("webui", chat, b"{}"), Some(id));
+        assert_eq!(repeats.find("other", chat, b"{}"), None);
+        assert_eq!(repeats.find("webui", RequestForm::OpenaiCompletion, b"{}"), None);
+        assert_eq!(repeats.find("webui", chat, b"{ }"), None);
         drop(second);
-        assert_eq!(repeats.find("webui", b"{}"), None);
+        assert_eq!(repeats.find("webui", chat, b"{}"), None);
     }
 }

@@ -1,6 +1,7 @@
-//! What the gateway must know of a chat request; the rest goes to the engine as it came.
+//! What the gateway must know of a request; the rest goes to the engine as it came.
 
-use serde::Deserialize;
+use homelab_domain::job::RequestForm;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
@@ -11,14 +12,16 @@ const TITLE_CHARS_MAX: usize = 80;
 /// Longest name of a model, in bytes.
 const MODEL_BYTES_MAX: usize = 200;
 
-/// The fields of a chat request that decide about its way.
+/// The fields of a request that decide about its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChatRequest {
+pub struct Question {
+    /// Which API it is a request of.
+    pub form: RequestForm,
     /// Model; empty takes the default.
     pub model: String,
     /// Whether the answer is wanted piece by piece.
     pub delivery: Delivery,
-    /// First characters of the last message, for lists of jobs.
+    /// First characters of the last message or of the text, for lists of jobs.
     pub title: String,
 }
 
@@ -49,7 +52,9 @@ struct Wire<'a> {
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     #[serde(borrow)]
-    messages: Option<Vec<&'a RawValue>>,
+    messages: Option<&'a RawValue>,
+    #[serde(borrow)]
+    prompt: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -61,14 +66,51 @@ struct StreamOptions {
 ///
 /// # Errors
 /// 400 in OpenAI's shape: no JSON object, a field of the wrong type, no messages.
-pub fn read(body: &[u8]) -> Result<ChatRequest, ApiError> {
-    let wire: Wire<'_> = serde_json::from_slice(body).map_err(|error| {
-        ApiError::invalid(None, format!("The body is not a chat request: {error}."))
-    })?;
-    let messages = wire.messages.unwrap_or_default();
-    let Some(last) = messages.last() else {
+pub fn read(body: &[u8]) -> Result<Question, ApiError> {
+    let wire = wire(body, "a chat request")?;
+    let messages: Option<Vec<&RawValue>> =
+        wire.messages.map_or(Ok(None), |list| serde_json::from_str(list.get())).map_err(|_| {
+            ApiError::invalid(Some("messages"), "`messages` is not a list of messages.")
+        })?;
+    let Some(last) = messages.as_ref().and_then(|messages| messages.last()) else {
         return Err(ApiError::invalid(Some("messages"), "`messages` is missing or empty."));
     };
+    question(RequestForm::OpenaiChat, title(last.get()), wire)
+}
+
+/// Looks into the body of a request to continue a text.
+///
+/// # Errors
+/// 400 in OpenAI's shape: no JSON object, a field of the wrong type, no text.
+pub fn read_completion(body: &[u8]) -> Result<Question, ApiError> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Prompt {
+        Text(String),
+        Texts(Vec<String>),
+        /// Tokens, or lists of them.
+        Tokens(Vec<IgnoredAny>),
+    }
+    let wire = wire(body, "a request to continue a text")?;
+    let prompt = wire.prompt.and_then(|prompt| serde_json::from_str(prompt.get()).ok());
+    let title = match prompt {
+        Some(Prompt::Text(text)) => shorten(&text),
+        Some(Prompt::Texts(texts)) if !texts.is_empty() => shorten(&texts.join(" ")),
+        Some(Prompt::Tokens(tokens)) if !tokens.is_empty() => String::new(),
+        _ => {
+            let words = "`prompt` is missing, empty, or neither text nor tokens.";
+            return Err(ApiError::invalid(Some("prompt"), words));
+        }
+    };
+    question(RequestForm::OpenaiCompletion, title, wire)
+}
+
+fn wire<'a>(body: &'a [u8], what: &str) -> Result<Wire<'a>, ApiError> {
+    serde_json::from_slice(body)
+        .map_err(|error| ApiError::invalid(None, format!("The body is not {what}: {error}.")))
+}
+
+fn question(form: RequestForm, title: String, wire: Wire<'_>) -> Result<Question, ApiError> {
     let model = wire.model.unwrap_or_default();
     if model.len() > MODEL_BYTES_MAX {
         return Err(ApiError::invalid(Some("model"), "`model` is longer than 200 bytes."));
@@ -79,7 +121,7 @@ pub fn read(body: &[u8]) -> Result<ChatRequest, ApiError> {
     };
     let delivery =
         if wire.stream.unwrap_or_default() { Delivery::Stream { usage } } else { Delivery::Whole };
-    Ok(ChatRequest { model, delivery, title: title(last.get()) })
+    Ok(Question { form, model, delivery, title })
 }
 
 /// The first characters of a message's text, on one line.
@@ -156,6 +198,24 @@ mod tests {
         ] {
             let error = read(body).expect_err("is invalid");
             assert_eq!(error.status(), 400, "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn a_text_to_be_continued_is_text_or_tokens() {
+        for (prompt, title) in [
+            (r#""Once  upon""#, "Once upon"),
+            (r#"["Once","upon"]"#, "Once upon"),
+            ("[1,2]", ""),
+            ("[[1],[2,3]]", ""),
+        ] {
+            let body = format!(r#"{{"model":"m","prompt":{prompt},"echo":true,"messages":7}}"#);
+            let question = read_completion(body.as_bytes()).expect(&body);
+            assert_eq!((question.model.as_str(), question.title.as_str()), ("m", title));
+            assert_eq!(question.form, RequestForm::OpenaiCompletion);
+        }
+        for wrong in ["{}", r#"{"prompt":null}"#, r#"{"prompt":[]}"#, r#"{"prompt":7}"#, "[]"] {
+            assert_eq!(read_completion(wrong.as_bytes()).expect_err(wrong).status(), 400);
         }
     }
 

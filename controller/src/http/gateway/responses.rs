@@ -8,40 +8,30 @@ mod shape;
 mod speech;
 mod wire;
 
-use std::sync::Arc;
-
-use axum::{
-    extract::{Request, State},
-    response::{IntoResponse, Response},
-};
+use axum::{body::Body, extract::State, response::Response};
+use http::HeaderMap;
 
 use self::{shape::Shape, speech::Speech};
 use super::{
     Gateway, ask, body,
     chat::json,
     error::ApiError,
+    head::Known,
     request::{self, Delivery},
     tale::{self, Tale},
     whole,
 };
 
 /// Answers.
-pub(super) async fn create(State(gateway): State<Gateway>, request: Request) -> Response {
-    let metrics = Arc::clone(&gateway.metrics);
-    let response = match answer(gateway, request).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
-    };
-    metrics.answered("responses", response.status());
-    response
-}
-
-async fn answer(gateway: Gateway, request: Request) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    gateway.keys.find(&parts.headers)?;
+pub(super) async fn create(
+    State(gateway): State<Gateway>,
+    Known(key): Known,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let wish = wire::read(&body::read(body).await?)?;
-    let chat = request::read(&wish.chat)?;
-    let asked = ask::ask(&gateway, &parts.headers, &chat, &wish.chat).await?;
+    let question = request::read(&wish.chat)?;
+    let asked = ask::ask(&gateway, &key, &headers, &question, &wish.chat).await?;
     let headers = ask::headers_of(&asked);
     let job = &asked.accepted.job;
     let shape = Shape {
@@ -50,10 +40,10 @@ async fn answer(gateway: Gateway, request: Request) -> Result<Response, ApiError
         created_at: job.spec().submitted_at.as_second(),
         echoed: wish.echoed,
     };
-    let mut response = match chat.delivery {
+    let mut response = match question.delivery {
         Delivery::Whole => json(shape.whole(&whole::whole(asked).await?.into_value())),
         Delivery::Stream { .. } => {
-            tale::streamed(Tale::new(asked, Box::new(Speech::new(shape)), &chat.model))
+            tale::streamed(Tale::new(asked, Box::new(Speech::new(shape)), &question.model))
         }
     };
     response.headers_mut().extend(headers);

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration}
 
 use axum::{
     body::Body,
-    extract::{Request, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -27,6 +27,7 @@ use super::{
     Gateway, body,
     error::ApiError,
     frame,
+    head::Known,
     key::{Key, Models},
     models::{json, models_of},
 };
@@ -71,17 +72,10 @@ struct Success {
 }
 
 /// `GET /models`.
-pub(super) async fn list(State(gateway): State<Gateway>, request: Request) -> Response {
-    let response = match gateway.keys.find(request.headers()) {
-        Ok(key) => {
-            let created = gateway.started_at.as_second();
-            let data = models_of(&gateway, &key).map(|model| row(&model, created)).collect();
-            json(&List { object: "list", data })
-        }
-        Err(error) => error.into_response(),
-    };
-    gateway.metrics.answered("router/models", response.status());
-    response
+pub(super) async fn list(State(gateway): State<Gateway>, Known(key): Known) -> Response {
+    let created = gateway.started_at.as_second();
+    let data = models_of(&gateway, &key).map(|model| row(&model, created)).collect();
+    json(&List { object: "list", data })
 }
 
 fn row(model: &TierModel, created: i64) -> Row {
@@ -105,31 +99,27 @@ fn word(model: &TierModel) -> &'static str {
 }
 
 /// `POST /models/load`: answers once the worker has begun; how it goes is told by `/models/sse`.
-pub(super) async fn load(State(gateway): State<Gateway>, request: Request) -> Response {
-    finished(&gateway, "router/load", change(&gateway, request, Change::Load).await)
+pub(super) async fn load(
+    State(gateway): State<Gateway>,
+    Known(key): Known,
+    body: Body,
+) -> Result<Response, ApiError> {
+    change(&gateway, &key, body, Change::Load).await
 }
 
 /// `POST /models/unload`: answers once it is unloaded. What runs on it is answered to the end first.
-pub(super) async fn unload(State(gateway): State<Gateway>, request: Request) -> Response {
-    finished(&gateway, "router/unload", change(&gateway, request, Change::Unload).await)
+pub(super) async fn unload(
+    State(gateway): State<Gateway>,
+    Known(key): Known,
+    body: Body,
+) -> Result<Response, ApiError> {
+    change(&gateway, &key, body, Change::Unload).await
 }
 
 /// `POST /models` and `DELETE /models` fetch and delete files in the router of llama.cpp.
-pub(super) async fn no_files(State(gateway): State<Gateway>, request: Request) -> Response {
-    let refused = gateway.keys.find(request.headers()).and_then(|_| {
-        let words = "Model files are not fetched or deleted from here. They are listed in gpu-worker.toml of their host.";
-        Err::<(), _>(ApiError::not_allowed("files_not_managed", words))
-    });
-    finished(&gateway, "router/models", refused)
-}
-
-fn finished(gateway: &Gateway, route: &'static str, done: Result<(), ApiError>) -> Response {
-    let response = match done {
-        Ok(()) => json(&Success { success: true }),
-        Err(error) => error.into_response(),
-    };
-    gateway.metrics.answered(route, response.status());
-    response
+pub(super) async fn no_files(_key: Known) -> ApiError {
+    let words = "Model files are not fetched or deleted from here. They are listed in gpu-worker.toml of their host.";
+    ApiError::not_allowed("files_not_managed", words)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,14 +128,17 @@ enum Change {
     Unload,
 }
 
-async fn change(gateway: &Gateway, request: Request, change: Change) -> Result<(), ApiError> {
+async fn change(
+    gateway: &Gateway,
+    key: &Arc<Key>,
+    body: Body,
+    change: Change,
+) -> Result<Response, ApiError> {
     #[derive(Deserialize)]
     struct Wish {
         model: String,
     }
-    let (parts, body) = request.into_parts();
-    let key = gateway.keys.find(&parts.headers)?;
-    let ticket = gateway.meters.enter(&key)?;
+    let _ticket = gateway.meters.enter(key)?;
     if key.models != Models::Manage {
         let words = format!(
             "The key `{}` may not load or unload models. Add `manage-models` to its line in the keys file.",
@@ -155,7 +148,7 @@ async fn change(gateway: &Gateway, request: Request, change: Change) -> Result<(
     }
     let wish: Wish = serde_json::from_slice(&body::read(body).await?)
         .map_err(|_| ApiError::invalid(Some("model"), "The body must be `{\"model\": NAME}`."))?;
-    let (model, workers) = places(gateway, &key, &wish.model, change)?;
+    let (model, workers) = places(gateway, key, &wish.model, change)?;
     for worker in workers {
         let engines = &gateway.jobs.parts().engines;
         let done = match change {
@@ -165,8 +158,7 @@ async fn change(gateway: &Gateway, request: Request, change: Change) -> Result<(
         done.map_err(|status| refused_by(&worker, &status))?;
         info!(%model, %worker, key = %key.name, ?change, "a key changed what is loaded");
     }
-    drop(ticket);
-    Ok(())
+    Ok(json(&Success { success: true }))
 }
 
 /// The workers at which something is to be done: for loading the one that is nearest, for unloading
@@ -217,22 +209,14 @@ fn refused_by(worker: &HostName, status: &tonic::Status) -> ApiError {
 }
 
 /// `GET /models/sse`: the state of each model at first, then each change.
-pub(super) async fn events(State(gateway): State<Gateway>, request: Request) -> Response {
-    let metrics = Arc::clone(&gateway.metrics);
-    let response = match gateway.keys.find(request.headers()) {
-        Ok(key) => {
-            let told = Told::new(gateway, key);
-            let frames = stream::unfold(told, |mut told| async {
-                let frame = told.next().await?;
-                Some((Ok::<_, Infallible>(frame), told))
-            });
-            let headers = [(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))];
-            (headers, Body::from_stream(frames)).into_response()
-        }
-        Err(error) => error.into_response(),
-    };
-    metrics.answered("router/sse", response.status());
-    response
+pub(super) async fn events(State(gateway): State<Gateway>, Known(key): Known) -> Response {
+    let told = Told::new(gateway, key);
+    let frames = stream::unfold(told, |mut told| async {
+        let frame = told.next().await?;
+        Some((Ok::<_, Infallible>(frame), told))
+    });
+    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))];
+    (headers, Body::from_stream(frames)).into_response()
 }
 
 /// What one follower of the models has been told.

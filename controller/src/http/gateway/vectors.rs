@@ -2,17 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    extract::{Request, State},
-    response::{IntoResponse, Response},
-};
+use axum::{body::Body, extract::State, response::Response};
 use homelab_common::error_chain::Chain;
 use homelab_rpc::status::reason_of;
+use http::HeaderMap;
 use serde::{Deserialize, de::IgnoredAny};
 use tonic::Code;
 use tracing::warn;
 
-use super::{Gateway, body, caller::Caller, chat::json, error::ApiError, outcome};
+use super::{
+    Gateway, body, caller::Caller, chat::json, error::ApiError, head::Known, key::Key, outcome,
+};
 use crate::job::errand::{Errand, ErrandError, Fetched, ShortCall};
 
 /// How long a person's call may wait and take. Open WebUI and the SDKs wait longer.
@@ -43,38 +43,36 @@ enum Input {
 }
 
 /// `POST /v1/embeddings`.
-pub(super) async fn embed(State(gateway): State<Gateway>, request: Request) -> Response {
-    answered(gateway, request, Errand::Embed, "embeddings").await
+pub(super) async fn embed(
+    State(gateway): State<Gateway>,
+    Known(key): Known,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    fetch(&gateway, &key, &headers, body, Errand::Embed).await
 }
 
 /// `POST /v1/rerank`.
-pub(super) async fn rerank(State(gateway): State<Gateway>, request: Request) -> Response {
-    answered(gateway, request, Errand::Rerank, "rerank").await
+pub(super) async fn rerank(
+    State(gateway): State<Gateway>,
+    Known(key): Known,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    fetch(&gateway, &key, &headers, body, Errand::Rerank).await
 }
 
-async fn answered(
-    gateway: Gateway,
-    request: Request,
+async fn fetch(
+    gateway: &Gateway,
+    key: &Arc<Key>,
+    headers: &HeaderMap,
+    body: Body,
     errand: Errand,
-    route: &'static str,
-) -> Response {
-    let metrics = Arc::clone(&gateway.metrics);
-    let response = match fetch(&gateway, request, errand).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
-    };
-    metrics.answered(route, response.status());
-    response
-}
-
-async fn fetch(gateway: &Gateway, request: Request, errand: Errand) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    gateway.keys.find(&parts.headers)?;
+) -> Result<Response, ApiError> {
     let body = body::read(body).await?;
     let model = read(&body, errand)?;
-    let key = gateway.keys.find(&parts.headers)?;
-    let mut ticket = gateway.meters.enter(&key)?;
-    let is_background = Caller::of(&parts.headers).is_background;
+    let mut ticket = gateway.meters.enter(key)?;
+    let is_background = Caller::of(headers).is_background;
     let call = ShortCall {
         errand,
         model,

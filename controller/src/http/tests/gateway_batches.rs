@@ -7,12 +7,16 @@ const WEBUI: (&str, &str) = ("authorization", "Bearer sk-webui");
 
 impl Lab {
     async fn give(&self, lines: &str) -> Value {
+        self.give_as(WEBUI, lines).await
+    }
+
+    async fn give_as(&self, key: (&str, &str), lines: &str) -> Value {
         let form = format!(
             "--XyZ\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n--XyZ\r\n\
              Content-Disposition: form-data; name=\"file\"; filename=\"in.jsonl\"\r\n\
              Content-Type: application/jsonl\r\n\r\n{lines}\r\n--XyZ--\r\n"
         );
-        let headers = [WEBUI, ("content-type", "multipart/form-data; boundary=XyZ")];
+        let headers = [key, ("content-type", "multipart/form-data; boundary=XyZ")];
         let response =
             self.call(request(Method::POST, "/v1/files", &headers, Body::from(form))).await;
         assert_eq!(response.status(), StatusCode::OK);
@@ -200,6 +204,52 @@ async fn a_wrong_batch_is_refused_before_anything_is_kept() {
     }
     let listed = body_json(lab.get("/v1/batches", &[WEBUI]).await).await;
     assert_eq!(listed["data"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_that_cannot_be_kept_are_charged_once_they_are() {
+    const THRIFTY: (&str, &str) = ("authorization", "Bearer sk-thrifty");
+    let lab = Lab::new().await;
+    let names = ["a", "b", "c"];
+    for _ in names {
+        lab.rig.engines.script(answer());
+    }
+    let file = lab.give_as(THRIFTY, &names.map(|id| line(id, "small")).join("\n")).await;
+    let wish = json!({"input_file_id": file["id"], "endpoint": "/v1/chat/completions",
+        "completion_window": "24h"});
+    let made = request(Method::POST, "/v1/batches", &[THRIFTY], Body::from(wish.to_string()));
+    let batch = body_json(lab.call(made).await).await;
+    let path = format!("/v1/batches/{}", batch["id"].as_str().expect("an id"));
+    let runner = Runner::new(lab.gateway.clone());
+    runner.activate().await.expect("a round");
+    for _ in 0..500 {
+        lab.rig.round().await;
+        if lab.rig.jobs.counts().await.expect("readable").pending == 0
+            && lab.rig.engines.busy() == 0
+            && lab.rig.jobs.lives().is_empty()
+        {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Somebody else writes for longer than a writer waits for its turn.
+    let held = lab.rig.store.begin().await.expect("a transaction");
+    runner.activate().await.expect("a round");
+    held.rollback().await.expect("given back");
+    let today = homelab_domain::allowance::day_of(lab.rig.clock_now());
+    let spent = async || {
+        let mut tx = lab.rig.store.read().await.expect("readable");
+        tx.batches().spent("thrifty", today).await.expect("readable")
+    };
+    assert_eq!(spent().await, 0, "what is not kept costs nothing");
+    runner.activate().await.expect("a round");
+    runner.activate().await.expect("a round");
+    assert_eq!(spent().await, 6);
+    let batch = body_json(lab.get(&path, &[THRIFTY]).await).await;
+    assert_eq!(batch["request_counts"]["completed"], 3, "{batch}");
+    // Ten a day: nothing more would be let in if the three had been charged twice.
+    let more = super::wish("small", false);
+    assert_eq!(lab.chat(&more, &[THRIFTY]).await.status(), StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -60,6 +60,8 @@ struct Ended {
     line: u32,
     state: LineState,
     row: Vec<u8>,
+    /// Tokens that its key is charged for it.
+    tokens: u64,
 }
 
 impl Runner {
@@ -126,23 +128,18 @@ impl Runner {
         if !job.state().kind().is_final() {
             return Ok(None);
         }
-        self.charge(batch, &job);
         let answer = match outcome::of_end(&job) {
             Ok(()) => self.answer(&job).await?,
             Err(error) => Err(error),
         };
-        Ok(Some(match answer {
-            Ok(answer) => Ended {
-                line: line.line,
-                state: LineState::Succeeded,
-                row: line::answered(id, &line.custom_id, 200, &answer.finish()),
-            },
-            Err(error) => Ended {
-                line: line.line,
-                state: LineState::Failed,
-                row: failed_row(batch, &job, line, &error),
-            },
-        }))
+        let (state, row) = match answer {
+            Ok(answer) => {
+                let row = line::answered(id, &line.custom_id, 200, &answer.finish());
+                (LineState::Succeeded, row)
+            }
+            Err(error) => (LineState::Failed, failed_row(batch, &job, line, &error)),
+        };
+        Ok(Some(Ended { line: line.line, state, row, tokens: tokens(&job) }))
     }
 
     async fn answer(&self, job: &Job) -> Result<Result<Answer, ApiError>, StoreError> {
@@ -162,17 +159,6 @@ impl Runner {
         }
     }
 
-    fn charge(&self, batch: &Batch, job: &Job) {
-        let (JobState::Succeeded { usage, .. } | JobState::Failed { usage, .. }) = job.state()
-        else {
-            return;
-        };
-        let tokens = [usage.prompt_tokens, usage.completion_tokens].into_iter().flatten();
-        if let Some(key) = self.gateway.keys.named(&batch.owner) {
-            self.gateway.meters.charge(&key, tokens.map(u64::from).sum());
-        }
-    }
-
     async fn submit(&self, batch: &Batch, count: u64) -> Result<(), StoreError> {
         let limit = u32::try_from(count).unwrap_or(u32::MAX);
         let waiting = self.read(batch, LineState::Waiting, limit).await?;
@@ -182,21 +168,16 @@ impl Runner {
             {
                 return Ok(());
             }
-            let ended = self.submit_one(batch, line).await?;
-            let mut tx = self.gateway.jobs.parts().store.begin().await?;
-            match ended {
-                Some(Ended { line, state, row }) => {
-                    tx.batches().end_line(batch.id, line, state, &row).await?;
-                }
-                None => {
-                    let job = tx.jobs().get(line::job_of(batch.id, line.line)).await?;
-                    if job.is_none() {
-                        // The queue is full: later.
-                        return Ok(());
-                    }
-                    tx.batches().open_line(batch.id, line.line).await?;
-                }
+            if let Some(ended) = self.submit_one(batch, line).await? {
+                self.keep(batch, &[ended]).await?;
+                continue;
             }
+            let mut tx = self.gateway.jobs.parts().store.begin().await?;
+            if tx.jobs().get(line::job_of(batch.id, line.line)).await?.is_none() {
+                // The queue is full: later.
+                return Ok(());
+            }
+            tx.batches().open_line(batch.id, line.line).await?;
             tx.commit().await?;
         }
         Ok(())
@@ -211,7 +192,7 @@ impl Runner {
         let id = line::job_of(batch.id, line.line);
         let failed = |error: &ApiError| {
             let row = line::answered(id, &line.custom_id, error.status().as_u16(), &error.body());
-            Some(Ended { line: line.line, state: LineState::Failed, row })
+            Some(Ended { line: line.line, state: LineState::Failed, row, tokens: 0 })
         };
         let Some(key) = self.gateway.keys.named(&batch.owner) else {
             return Ok(failed(&ApiError::unauthorized("The key of this batch is gone.")));
@@ -259,6 +240,7 @@ impl Runner {
                 line: line.line,
                 state: LineState::Failed,
                 row: line::dropped(line::job_of(batch.id, line.line), &line.custom_id, code, words),
+                tokens: 0,
             })
             .collect();
         self.keep(batch, &ended).await?;
@@ -266,15 +248,32 @@ impl Runner {
         Ok(())
     }
 
+    /// Keeps what came of lines, and charges their key for it: both or neither.
     async fn keep(&self, batch: &Batch, ended: &[Ended]) -> Result<(), StoreError> {
         if ended.is_empty() {
             return Ok(());
         }
         let mut tx = self.gateway.jobs.parts().store.begin().await?;
-        for Ended { line, state, row } in ended {
-            tx.batches().end_line(batch.id, *line, *state, row).await?;
+        let mut cost = 0_u64;
+        for Ended { line, state, row, tokens } in ended {
+            // One that has its end already was charged with it.
+            if tx.batches().end_line(batch.id, *line, *state, row).await? {
+                cost = cost.saturating_add(*tokens);
+            }
         }
-        tx.commit().await
+        let charge = self
+            .gateway
+            .keys
+            .named(&batch.owner)
+            .and_then(|key| self.gateway.meters.charge_for(&key, cost));
+        if let Some(charge) = &charge {
+            charge.keep(tx.as_mut()).await?;
+        }
+        tx.commit().await?;
+        if let Some(charge) = charge {
+            charge.count();
+        }
+        Ok(())
     }
 
     async fn update(&self, batch: &Batch) -> Result<(), StoreError> {
@@ -282,6 +281,14 @@ impl Runner {
         tx.batches().update(batch).await?;
         tx.commit().await
     }
+}
+
+/// What a job cost.
+fn tokens(job: &Job) -> u64 {
+    let (JobState::Succeeded { usage, .. } | JobState::Failed { usage, .. }) = job.state() else {
+        return 0;
+    };
+    [usage.prompt_tokens, usage.completion_tokens].into_iter().flatten().map(u64::from).sum()
 }
 
 /// Tiers that the batch was made with and that its key still has.
