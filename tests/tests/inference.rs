@@ -7,6 +7,9 @@
     reason = "helpers of tests fail the test, and figures are worth seeing"
 )]
 
+#[path = "inference/sdk.rs"]
+mod sdk;
+
 use std::{
     fs,
     net::SocketAddr,

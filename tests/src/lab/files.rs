@@ -3,9 +3,8 @@
 use std::{fmt::Write as _, fs};
 
 use anyhow::Context as _;
-use ring::digest::{SHA256, digest};
 
-use super::{API_KEY, BACKUP, Daemon, HOSTS, Host, Lab, MODEL, write_private};
+use super::{API_KEY, BACKUP, Daemon, HOSTS, Host, Lab, MODEL, key_hash, write_private};
 use crate::{
     postgres::{CLIENTS, PASSWORD, USER},
     process::{command, output},
@@ -18,9 +17,7 @@ impl Lab {
     pub(super) fn write_files(&self) -> anyhow::Result<()> {
         write_private(&self.etc("postgres.password"), PASSWORD)?;
         write_private(&self.etc("repository.password"), "correct horse battery staple")?;
-        let hash = digest(&SHA256, API_KEY.as_bytes());
-        let hex =
-            hash.as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+        let hex = key_hash(API_KEY);
         write_private(&self.etc("api-keys"), &format!("demo {hex} bronze,silver\n"))?;
         self.write("homelab.toml", &self.site()?)?;
         self.write("controller.toml", &self.controller())?;
