@@ -16,6 +16,7 @@ import pydantic
 URL = os.environ["GATEWAY_URL"]
 MODEL = os.environ["MODEL"]
 VECTORS = os.environ["VECTORS"]
+CALLING = os.environ["CALLING"]
 SLEEPING = os.environ["SLEEPING"]
 HELLO = [{"role": "user", "content": f"Say hello. {os.environ['CANARY']}"}]
 # No more than this may pass until a slot that nobody waits for is free. A machine that also compiles may
@@ -98,20 +99,29 @@ def unknown_fields(gateway):
 
 
 def tools(gateway):
-    """Definitions, calls and results reach the engine, which reads them; so small a model need not call one."""
-    messages = [{"role": "user", "content": "What is the weather in Delft?"}]
+    """Definitions reach the engine, calls come back whole and in pieces, and results go in again."""
+    messages = [{"role": "user", "content": "What is the weather in Delft and Utrecht?"}]
 
-    def ask(**more):
-        return gateway.chat.completions.create(model=MODEL, messages=messages, max_tokens=48, **more)
+    def ask(model=CALLING, **more):
+        return gateway.chat.completions.create(
+            model=model, messages=messages, max_tokens=48, tools=[WEATHER], parallel_tool_calls=True, **more
+        )
 
-    for call in ask(tools=[WEATHER], tool_choice="auto").choices[0].message.tool_calls or []:
-        assert call.type == "function" and call.function.name == "get_weather", call
-    call = {"name": "get_weather", "arguments": json.dumps({"city": "Delft"})}
-    messages += [
-        {"role": "assistant", "tool_calls": [{"id": "call_1", "type": "function", "function": call}]},
-        {"role": "tool", "tool_call_id": "call_1", "content": "Rain."},
-    ]
-    assert ask(tools=[WEATHER]).usage.prompt_tokens > 0
+    whole = ask(tool_choice="required").choices[0]
+    assert whole.finish_reason == "tool_calls" and whole.message.content is None, whole
+    calls = [(call.id, call.type, call.function.name) for call in whole.message.tool_calls]
+    assert calls == [("call_a", "function", "get_weather"), ("call_b", "function", "get_weather")], calls
+    said = [json.loads(call.function.arguments)["city"] for call in whole.message.tool_calls]
+    assert said == ["Delft", "Utrecht"], said
+    pieces = [chunk.choices[0].delta.tool_calls for chunk in ask(tool_choice="required", stream=True)]
+    pieces = [piece for some in pieces for piece in some or []]
+    for number, city in enumerate(said):
+        parts = (piece.function.arguments or "" for piece in pieces if piece.index == number)
+        assert json.loads("".join(parts)) == {"city": city}, pieces
+    # The model of the house reads the results, though it would never have called anything.
+    messages.append(whole.message.model_dump(exclude_none=True))
+    messages += [{"role": "tool", "tool_call_id": call[0], "content": "Rain."} for call in calls]
+    assert ask(model=MODEL).usage.completion_tokens > 0
 
 
 def completions(gateway):

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::{
     lab::{end_orphans, key_hash, programs, wait_for_socket, workspace, write_private},
     person::Person,
-    process::{Process, command, output},
+    process::{Process, command, on_path, output},
     wait::{Look, wait_for},
 };
 
@@ -24,6 +24,8 @@ use crate::{
 pub const MODEL: &str = "smollm2";
 /// The model that Bronze makes vectors with.
 pub const VECTORS: &str = "smollm2-vectors";
+/// The model that calls tools, in an engine that somebody else runs.
+pub const CALLING: &str = "calls-tools";
 /// The model of the host that sleeps.
 pub const SLEEPING: &str = "smollm2-silver";
 /// A key that may use Bronze and Silver, and load and unload models.
@@ -46,6 +48,8 @@ pub struct GatewayLab {
     controller: [SocketAddr; 3],
     /// Of the worker of each host.
     workers: [SocketAddr; 2],
+    /// Of the engine that somebody else runs.
+    elsewhere: SocketAddr,
     programs: PathBuf,
     folder: tempfile::TempDir,
 }
@@ -71,16 +75,16 @@ impl GatewayLab {
             fs::create_dir(folder.path().join(name)).context("make a folder")?;
         }
         // All stay bound until the last is found, so that none is given twice.
-        let held: Vec<_> = (0..5)
+        let held: Vec<_> = (0..6)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
             .collect::<Result<_, _>>()
             .context("find free ports")?;
         let address = |index: usize| held[index].local_addr().context("find a free port");
         let controller = [address(0)?, address(1)?, address(2)?];
-        let workers = [address(3)?, address(4)?];
+        let (workers, elsewhere) = ([address(3)?, address(4)?], address(5)?);
         drop(held);
         let (processes, programs) = (BTreeMap::new(), programs()?);
-        let mut lab = Self { processes, controller, workers, programs, folder };
+        let mut lab = Self { processes, controller, workers, elsewhere, programs, folder };
         lab.write_files()?;
         lab.run()?;
         Ok(lab)
@@ -191,7 +195,7 @@ impl GatewayLab {
                  gpu-worker-port = {}\nexpected-power = \"on-demand\"\nmac = \"02:00:00:00:00:40\"\n\
                  power = {{ wake = \"command\", command = [\"/bin/true\"] }}\n\n\
                  [[ai.tier]]\ntier = \"bronze\"\nhosts = [\"cw-nas\"]\n\
-                 models = [\"{MODEL}\", \"{VECTORS}\"]\ndefault-model = \"{MODEL}\"\n\n\
+                 models = [\"{MODEL}\", \"{VECTORS}\", \"{CALLING}\"]\ndefault-model = \"{MODEL}\"\n\n\
                  [[ai.tier]]\ntier = \"silver\"\nhosts = [\"x99\"]\nmodels = [\"{SLEEPING}\"]\n",
                 ports[0], ports[1],
             ),
@@ -208,7 +212,7 @@ impl GatewayLab {
             engine.display()
         );
         let (engine, place) = (engine.display(), self.path(host));
-        let place = place.display();
+        let (place, elsewhere) = (place.display(), self.elsewhere);
         let text = format!(
             "listen = \"{address}\"\nstate-dir = \"{place}\"\n\
              admin-socket = \"{place}/admin.sock\"\nruntime-dir = \"{place}/run\"\n\n\
@@ -216,6 +220,9 @@ impl GatewayLab {
              models = [\"{MODEL}\"]\nload = \"{MODEL}\"\n\n\
              [[engine]]\nname = \"vectors\"\ncommand = [\"{engine}/bin/llama-server\"]\n\
              models = [\"{VECTORS}\"]\nload = \"{VECTORS}\"\n\n\
+             [[engine]]\nname = \"elsewhere\"\nurl = \"http://{elsewhere}/v1\"\n\
+             models = [\"{CALLING}\"]\nload = \"{CALLING}\"\n\n\
+             [[model]]\nname = \"{CALLING}\"\n\n\
              [[model]]\nname = \"{MODEL}\"\npath = \"{engine}/model.gguf\"\n\
              context = 4096\nslots = 2\n\n\
              [[model]]\nname = \"{VECTORS}\"\npath = \"{engine}/model.gguf\"\ncontext = 512\n\
@@ -241,6 +248,11 @@ impl GatewayLab {
         let socket = socket.display().to_string();
         person.labctl(&["login", "--socket", &socket, "--user", "ada", "--approver"])?;
         HOSTS.iter().try_for_each(|host| self.enrol(host))?;
+        let mut calling = command(on_path("python3")?);
+        calling.arg(workspace().join("tests/sdk/calling_engine.py"));
+        calling.arg(self.elsewhere.port().to_string()).arg(CALLING);
+        let calling = Process::start("elsewhere", &self.path("logs"), &mut calling)?;
+        self.processes.insert("elsewhere", calling);
         self.start_one("cw-nas", "homelab-gpu-worker")?;
         self.wait_for_models()
     }
@@ -271,7 +283,8 @@ impl GatewayLab {
                 let mut rows = list["data"].as_array().into_iter().flatten();
                 rows.any(|row| row["id"] == name && row["status"]["value"] == wanted)
             };
-            let ready = is(MODEL, "loaded") && is(VECTORS, "loaded") && is(SLEEPING, "asleep");
+            let ready = [MODEL, VECTORS, CALLING].iter().all(|name| is(name, "loaded"))
+                && is(SLEEPING, "asleep");
             Ok(if ready { Look::Ready(()) } else { Look::NotYet(listed) })
         })
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use homelab_tests::{
-    gateway_lab::{BRONZE_KEY, FEW_KEY, GatewayLab, KEY, MODEL, SLEEPING, VECTORS},
+    gateway_lab::{BRONZE_KEY, CALLING, FEW_KEY, GatewayLab, KEY, MODEL, SLEEPING, VECTORS},
     lab::workspace,
     process::{command, on_path, output},
     wait::{Look, wait_for},
@@ -79,6 +79,7 @@ fn the_sdk_is_content(program: &Path, script: &str) {
         ("BRONZE_KEY", BRONZE_KEY),
         ("MODEL", MODEL),
         ("VECTORS", VECTORS),
+        ("CALLING", CALLING),
         ("SLEEPING", SLEEPING),
         ("CANARY", CANARY),
     ] {
