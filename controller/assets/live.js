@@ -4,6 +4,7 @@
 // gaps over all events, so that a gap is seen and the whole page is fetched again.
 
 const link = document.getElementById("link");
+const main = document.getElementById("main");
 let seq = Number(link.dataset.seq);
 let fetching = false;
 
@@ -23,25 +24,50 @@ function replace(kind, html) {
   if (focused) parsed.querySelector("[tabindex]")?.focus({ preventScroll: true });
 }
 
-/** Fetches the whole page and takes over its sections: after a gap, and after each reconnect. */
+/** Fetches the whole page and takes over its sections: after a gap, and after each reconnect. Says
+    whether that went well. */
 async function resync() {
-  if (fetching) return;
+  if (fetching) return true;
   fetching = true;
   try {
     const answer = await fetch(location.pathname, { headers: { accept: "text/html" }, redirect: "error" });
     if (answer.status === 401) return location.reload();
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    for (const section of page.querySelectorAll("main > section")) {
+    if (main.dataset.every) renew(page.getElementById("main"));
+    for (const section of page.querySelectorAll("main > section[id]")) {
       document.getElementById(section.id)?.replaceWith(section);
     }
     seq = Number(page.getElementById("link").dataset.seq);
     count();
+    return true;
   } catch {
-    setTimeout(resync, 3000);
+    if (!main.dataset.every) setTimeout(resync, 3000);
+    return false;
   } finally {
     fetching = false;
   }
+}
+
+/** Takes over a whole page that is looked for again, unless somebody is just selecting text in it. */
+function renew(fresh) {
+  if (!fresh || !document.getSelection().isCollapsed) return;
+  const stops = () => [...main.querySelectorAll("a, button, [tabindex]")];
+  const focused = stops().indexOf(document.activeElement);
+  if (fresh.dataset.every) main.dataset.every = fresh.dataset.every;
+  else delete main.dataset.every;
+  main.replaceChildren(...fresh.childNodes);
+  if (focused >= 0) stops()[focused]?.focus({ preventScroll: true });
+}
+
+/** Looks for a newer page until it says that nothing will change any more. */
+async function look() {
+  const isFresh = await resync();
+  if (!main.dataset.every) return say("", "it has ended");
+  document.body.classList.toggle("offline", !isFresh);
+  if (isFresh) say("on", "live");
+  else say("off", "reconnecting: what you see is as old as it says");
+  setTimeout(look, Number(main.dataset.every));
 }
 
 function connect() {
@@ -107,3 +133,4 @@ document.addEventListener("keydown", (key) => {
 setInterval(count, 1000);
 count();
 if (link.dataset.events) connect();
+else if (main.dataset.every) look();

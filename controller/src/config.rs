@@ -18,7 +18,7 @@ use homelab_common::{
 };
 use homelab_domain::{
     queue::QueueLimits,
-    upkeep::{AGE_MIN, Keep, KeepRules},
+    upkeep::{AGE_MIN, GOLD_AGE_MIN, Keep, KeepRules},
 };
 
 /// Where the file is looked for when none is named.
@@ -270,17 +270,18 @@ impl Reader {
         let mut count = |key, default| {
             self.or(section, key, default, parse::integer(1..=10_000_000), ToString::to_string)
         };
-        let KeepRules { jobs, runs, certificates, tokens } = KeepRules::default();
+        let KeepRules { jobs, runs, certificates, tokens, gold } = KeepRules::default();
         let (jobs_max, runs_max) = (count("jobs-max", jobs.count), count("runs-max", runs.count));
-        let mut age = |key, default| {
-            let ages = parse::duration_in(AGE_MIN..=AGE_MAX);
+        let mut age = |key, min, default| {
+            let ages = parse::duration_in(min..=AGE_MAX);
             self.or(section, key, default, ages, |span| parse::show_duration(*span))
         };
         KeepRules {
-            jobs: Keep { age: age("jobs", jobs.age), count: jobs_max },
-            runs: Keep { age: age("runs", runs.age), count: runs_max },
-            certificates: age("certificates", certificates),
-            tokens: age("tokens", tokens),
+            jobs: Keep { age: age("jobs", AGE_MIN, jobs.age), count: jobs_max },
+            runs: Keep { age: age("runs", AGE_MIN, runs.age), count: runs_max },
+            certificates: age("certificates", AGE_MIN, certificates),
+            tokens: age("tokens", AGE_MIN, tokens),
+            gold: age("gold", GOLD_AGE_MIN, gold),
         }
     }
 

@@ -11,6 +11,7 @@ pub mod engines;
 pub mod ledger;
 mod outlook;
 mod request;
+mod said;
 mod sse;
 pub mod wire;
 
@@ -31,7 +32,7 @@ use homelab_common::{
 use homelab_domain::{
     gold::{ChunkRestorer, Classifier, Outbound, Refusal, Wish, permit},
     ids::{HostName, JobId},
-    job::{JobSpec, RequestForm},
+    job::{JobSpec, Record, RequestForm},
     reason::{Because, Failure, Reason},
     site::{Provider, Site},
 };
@@ -55,6 +56,10 @@ const KEY_PAUSE: Duration = Duration::from_secs(10);
 
 /// Longest wait that a provider may ask for before the attempt counts as failed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(15);
+
+/// Largest request that may leave the house, in bytes: more text than fits the context of a model, and
+/// some pictures. To read one for what it gives away takes a core for a moment.
+pub const LEAVING_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What the tier is built from.
 #[derive(Clone, Debug)]
@@ -122,9 +127,8 @@ impl Gold {
     }
 
     /// Why a job may not leave the house, from its own text and the rules of now.
-    #[must_use]
-    pub fn objection(&self, spec: &JobSpec) -> Option<Because> {
-        self.outbound(spec).err().map(|refusal| refusal.because)
+    pub async fn objection(&self, spec: &JobSpec) -> Option<Because> {
+        self.outbound(spec).await.err().map(|refusal| refusal.because)
     }
 
     /// Has a provider answer an attempt at a job. What goes wrong comes as the last message.
@@ -141,7 +145,7 @@ impl Gold {
         request: &ChatCompleteRequest,
     ) -> Result<Pieces, Failure> {
         let spec = self.job(provider, request).await?;
-        let outbound = match self.outbound(&spec) {
+        let outbound = match self.outbound(&spec).await {
             Ok(outbound) => outbound,
             Err(refusal) => {
                 self.0.ledger.keep(spec.id, spec.submitted_by.clone(), &refusal).await;
@@ -181,7 +185,7 @@ impl Gold {
                 } else {
                     open.lost().await
                 }
-                return Err(told(&name, &error, ticket.outbound()).await);
+                return Err(told(&name, &error, ticket.outbound(), spec.record).await);
             }
         };
         if !answer::is_stream(&exchange) {
@@ -193,11 +197,28 @@ impl Gold {
         let restorer = ChunkRestorer::new(Arc::clone(outbound.pseudonyms()));
         let price = outbound.model().price;
         let form = spec.request.form;
-        Ok(Answer { exchange, open, restorer, form, price, provider: name }.pieces())
+        let record = spec.record;
+        Ok(Answer { exchange, open, restorer, form, price, record, provider: name }.pieces())
     }
 
-    /// The one gate, asked about a stored job.
-    fn outbound(&self, spec: &JobSpec) -> Result<Outbound, Refusal> {
+    /// The one gate, asked about a job on a thread of its own: text is read at some megabytes a second.
+    async fn outbound(&self, spec: &JobSpec) -> Result<Outbound, Refusal> {
+        let bytes = spec.request.bytes.len();
+        if bytes > LEAVING_BYTES_MAX {
+            return Err(refusal(format!(
+                "its request has {bytes} bytes, and at most {LEAVING_BYTES_MAX} (4 MiB) may leave the \
+                 house at a time; shorten it, or ask for silver or bronze"
+            )));
+        }
+        let (gold, spec) = (self.clone(), spec.clone());
+        let read = self.0.parts.tasks.blocking(move || gold.read(&spec)).await;
+        // The controller stops, or what reads it broke: then it stays.
+        read.unwrap_or_else(|_| {
+            Err(refusal("what its request gives away could not be found out".to_owned()))
+        })
+    }
+
+    fn read(&self, spec: &JobSpec) -> Result<Outbound, Refusal> {
         let view = self.view();
         let request = request::openai(&spec.request).ok_or_else(|| {
             let message = match spec.request.form {
@@ -208,7 +229,7 @@ impl Gold {
                     "its request cannot be read, so nobody can say what it gives away"
                 }
             };
-            Refusal { because: Because::new(Reason::GOLD_REFUSED, message), found: Vec::new() }
+            refusal(message.to_owned())
         })?;
         let wish = Wish {
             tier: spec.tier,
@@ -277,6 +298,10 @@ fn load_key(provider: &Provider) -> Result<Secret<String>, String> {
     Ok(key.map(|key| key.trim().to_owned()))
 }
 
+fn refusal(message: String) -> Refusal {
+    Refusal { because: Because::new(Reason::GOLD_REFUSED, message), found: Vec::new() }
+}
+
 fn kept(refusal: Refusal) -> Failure {
     Failure { reason: refusal.because.reason, message: refusal.because.message, retryable: false }
 }
@@ -289,15 +314,16 @@ fn unreserved(error: ReserveError) -> Failure {
     }
 }
 
-/// What went wrong, for the person who asked. What the provider says is passed on, freed of pseudonyms.
-async fn told(provider: &str, error: &WireError, outbound: &Outbound) -> Failure {
+/// What went wrong, for the person who asked. What the provider says is passed on, freed of pseudonyms,
+/// as far as the job may leave text behind.
+async fn told(provider: &str, error: &WireError, outbound: &Outbound, record: Record) -> Failure {
     let WireError::Refused { status, retry_after, body } = error else {
         let is_lasting =
             matches!(error, WireError::Roots { .. } | WireError::Tls(_) | WireError::Request(_));
         let message = format!("{provider} gave no answer: {}", Chain(error));
         return failure("PROVIDER_UNREACHABLE", message, !is_lasting);
     };
-    let said = said(body, outbound);
+    let said = said::said(&restored(body, outbound), record);
     match status.as_u16() {
         401 | 403 => {
             let message = format!(
@@ -329,13 +355,10 @@ async fn told(provider: &str, error: &WireError, outbound: &Outbound) -> Failure
     }
 }
 
-fn said(body: &[u8], outbound: &Outbound) -> String {
-    let mut body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+fn restored(body: &[u8], outbound: &Outbound) -> serde_json::Value {
+    let mut body = serde_json::from_slice(body).unwrap_or_default();
     ChunkRestorer::new(Arc::clone(outbound.pseudonyms())).restore(&mut body);
-    let message = body.pointer("/error/message").and_then(serde_json::Value::as_str);
-    message.map_or_else(String::new, |message| {
-        format!(": {}", message.chars().take(300).collect::<String>())
-    })
+    body
 }
 
 #[cfg(test)]

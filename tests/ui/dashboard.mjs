@@ -1,5 +1,5 @@
-// Looks at the dashboard as a person would: opens the one-time link, presses the button, and draws each
-// page light, dark and as narrow as a phone. Fails on a serious accessibility fault, on a report of the
+// Looks at the dashboard as a person would: opens the one-time link, presses the button, talks to a model,
+// stops one, and draws each page light, dark and as narrow as a phone. Fails on a serious accessibility fault, on a report of the
 // content security policy, and on any request that leaves this host.
 //
 //   node dashboard.mjs LOGIN_LINK FOLDER
@@ -32,6 +32,7 @@ async function draw(page, what) {
     await page.emulateMedia({ colorScheme });
     await page.setViewportSize({ width, height });
     await page.screenshot({ path: `${folder}/${what}-${name}.png`, fullPage: true });
+    await page.evaluate(() => window.scrollTo(0, 0));
     const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
     if (wide > 0) faults.push(`${what}, ${name}: the page is ${wide} px wider than the window`);
     // Through the debugger, which the page's policy does not concern.
@@ -42,6 +43,75 @@ async function draw(page, what) {
       }
     }
   }
+}
+
+/** Asks the model that is chosen, as a person does: types and presses Enter. */
+async function ask(page, words) {
+  await page.getByLabel("Your message").fill(words);
+  await page.keyboard.press("Enter");
+  return page.locator(".entry.answer").last();
+}
+
+/** Talks to models: one answers, one is stopped, one sleeps. */
+async function talk(page) {
+  await page.getByRole("link", { name: "Chat", exact: true }).first().click();
+  await page.waitForURL("**/chat");
+  await page.locator("#link.on").waitFor();
+  await page.getByLabel("Your message").pressSequentially("one");
+  await page.keyboard.press("Shift+Enter");
+  await page.getByLabel("Your message").pressSequentially("two");
+  if ((await page.getByLabel("Your message").inputValue()) !== "one\ntwo") faults.push("Shift-Enter begins no line");
+
+  const first = await ask(page, "Name three things that a backup must be, as a list.");
+  const grown = new Set();
+  const text = first.locator(".text");
+  while (!(await first.evaluate((entry) => /done|failed|stopped/.test(entry.className)))) {
+    grown.add((await text.textContent()).length);
+    await page.waitForTimeout(50);
+  }
+  if (!(await first.evaluate((entry) => entry.classList.contains("done")))) {
+    faults.push(`no answer: ${await first.textContent()}`);
+  }
+  if (grown.size < 4) faults.push(`the answer did not stream: it was seen at ${grown.size} lengths`);
+  const status = await first.locator(".status").textContent();
+  if (!/tokens? · .* a second · .*its job/.test(status)) faults.push(`figures are missing: ${status}`);
+  if (!/bronze/.test(await first.textContent())) faults.push("the answer does not name its tier");
+
+  const long = await ask(page, "Count from one to a thousand. Write every number as a word.");
+  await long.locator(".text p, .text li").first().waitFor();
+  const second = await page.context().newPage();
+  await second.goto(new URL("/jobs", page.url()).href);
+  await second.locator("#running td").first().waitFor();
+  await second.locator("#link.on").waitFor();
+  await draw(second, "jobs-running");
+  await second.locator("#running a.name").first().click({ timeout: 2000 }).catch(() => {});
+  await page.bringToFront();
+  await page.keyboard.press("Escape");
+  await page.locator(".entry.answer.stopped, .entry.answer.done").nth(1).waitFor();
+  const job = await long.getByRole("link", { name: "its job" }).getAttribute("href");
+  await draw(page, "chat");
+
+  await page.getByLabel(/silver/).check();
+  const asleep = await ask(page, "Are you there?");
+  await asleep.getByText(/Waiting for silver, place \d+/).waitFor();
+  await draw(page, "chat-waits");
+  await page.getByRole("button", { name: "Stop" }).click();
+  await page.locator(".entry.answer.stopped").last().waitFor();
+
+  const harmless = await page.evaluate(async () => {
+    const { render } = await import("/assets/markdown.js");
+    const box = document.createElement("div");
+    box.append(render("<img src=x onerror=alert(1)> `a<b` **c**\n\n- [x](javascript:alert(1))\n```html\n<script>1</script>\n"));
+    return [box.querySelectorAll("img, script, a").length, box.querySelector("code")?.textContent,
+      box.querySelector("strong")?.textContent, box.querySelector("pre")?.textContent, box.querySelectorAll("li").length];
+  });
+  const wanted = JSON.stringify([0, "a<b", "c", "<script>1</script>\n", 1]);
+  if (JSON.stringify(harmless) !== wanted) faults.push(`Markdown: ${JSON.stringify(harmless)}`);
+
+  await second.goto(new URL(job, page.url()).href);
+  await second.getByText("cancelled").or(second.getByText("succeeded")).first().waitFor();
+  await draw(second, "job-stopped");
+  await second.close();
 }
 
 try {
@@ -75,13 +145,19 @@ try {
   await page.waitForURL("**/jobs");
   await page.locator("#link.on").waitFor();
   await draw(page, "jobs");
-  await page.locator("#ended a.name").first().click();
+  await page.locator("#ended tr.ok a.name").first().click();
   await page.waitForURL("**/jobs/*");
   await draw(page, "job");
+  await page.goBack();
+  await page.locator("#waiting a.name").first().click();
+  await page.waitForURL("**/jobs/*");
+  await page.locator("#link.on").waitFor();
+  await draw(page, "job-waits");
   await page.getByRole("link", { name: "Workers", exact: true }).first().click();
   await page.waitForURL("**/workers");
   await page.locator("#link.on").waitFor();
   await draw(page, "workers");
+  await talk(page);
 
   const second = await context.request.get(link);
   if (second.ok() && (await second.text()).includes("hx310-db")) faults.push("the link worked twice");

@@ -12,6 +12,10 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 /// the first time.
 pub const AGE_MIN: Duration = DAY;
 
+/// The shortest time that a request that left the house is kept: the budgets of a month are summed up
+/// from them, and the zone of a site is at most a day away from ours.
+pub const GOLD_AGE_MIN: Duration = DAY.saturating_mul(33);
+
 /// How long one kind of record is kept, and how many of it. Whichever is reached first counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keep {
@@ -33,6 +37,8 @@ pub struct KeepRules {
     pub certificates: Duration,
     /// Enrolment tokens, after they have ended.
     pub tokens: Duration,
+    /// Requests that left the house, after they did; at least [`GOLD_AGE_MIN`].
+    pub gold: Duration,
 }
 
 impl Default for KeepRules {
@@ -42,6 +48,7 @@ impl Default for KeepRules {
             runs: Keep { age: 400 * DAY, count: 50_000 },
             certificates: 400 * DAY,
             tokens: 400 * DAY,
+            gold: 400 * DAY,
         }
     }
 }
@@ -57,6 +64,8 @@ pub struct Cutoffs {
     pub certificates: Timestamp,
     /// Tokens that ended before.
     pub tokens: Timestamp,
+    /// Requests that left the house before.
+    pub gold: Timestamp,
 }
 
 /// Where to cut one kind of record.
@@ -77,6 +86,7 @@ impl KeepRules {
             runs: self.runs.at(now),
             certificates: before(now, self.certificates),
             tokens: before(now, self.tokens),
+            gold: before(now, self.gold.max(GOLD_AGE_MIN)),
         }
     }
 }
@@ -95,6 +105,7 @@ fn before(now: Timestamp, age: Duration) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{gold::Period, schedule::Zone};
 
     #[test]
     fn everything_is_kept_for_its_own_time() {
@@ -103,7 +114,7 @@ mod tests {
         let cut = KeepRules::default().at(now);
         assert_eq!(cut.jobs, Cutoff { before: ago(30), newest: 50_000 });
         assert_eq!(cut.runs, Cutoff { before: ago(400), newest: 50_000 });
-        assert_eq!((cut.certificates, cut.tokens), (ago(400), ago(400)));
+        assert_eq!((cut.certificates, cut.tokens, cut.gold), (ago(400), ago(400), ago(400)));
     }
 
     #[test]
@@ -116,5 +127,17 @@ mod tests {
         };
         assert_eq!(rules.at(now).tokens, now.checked_sub(DAY).expect("a time"));
         assert_eq!(rules.at(now).certificates, Timestamp::MIN);
+    }
+
+    #[test]
+    fn what_a_budget_of_this_month_is_summed_up_from_is_never_dropped() {
+        let rules = KeepRules { gold: Duration::ZERO, ..KeepRules::default() };
+        let zone = Zone::try_new("Pacific/Kiritimati").expect("a zone");
+        for hour in 0..24 * 62 {
+            let at = 1_790_000_000 + hour * 3_600;
+            let now = Timestamp::from_second(at).expect("a time");
+            let (month, _) = Period::Month.around(now, &zone);
+            assert!(rules.at(now).gold < month, "{now}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, stream};
 use homelab_common::error_chain::Chain;
 use homelab_domain::{
     gold::{ChunkRestorer, Price},
-    job::RequestForm,
+    job::{Record, RequestForm},
     reason::{Failure, Reason},
 };
 use homelab_proto::inference::v1::{
@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     ledger::{Open, Used},
+    said::said,
     sse::Events,
     wire::Exchange,
 };
@@ -40,6 +41,7 @@ pub(super) struct Answer {
     pub(super) restorer: ChunkRestorer,
     pub(super) form: RequestForm,
     pub(super) price: Price,
+    pub(super) record: Record,
     pub(super) provider: Arc<str>,
 }
 
@@ -50,6 +52,7 @@ struct Reading {
     restorer: ChunkRestorer,
     form: RequestForm,
     price: Price,
+    record: Record,
     provider: Arc<str>,
     events: Events,
     ready: VecDeque<ChatCompleteResponse>,
@@ -70,6 +73,7 @@ impl Answer {
             restorer: self.restorer,
             form: self.form,
             price: self.price,
+            record: self.record,
             provider: self.provider,
             events: Events::default(),
             ready: VecDeque::new(),
@@ -141,12 +145,12 @@ impl Reading {
     fn take(&mut self, data: &[u8]) -> Result<(), Failure> {
         let mut chunk: Value = serde_json::from_slice(data)
             .map_err(|_| self.broke("it sent what is no chunk of an answer"))?;
-        if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
-            let message = error.get("message").and_then(Value::as_str).unwrap_or("no reason given");
-            let message = message.chars().take(500).collect::<String>();
+        if chunk.get("error").is_some_and(|error| !error.is_null()) {
+            self.restorer.restore(&mut chunk);
+            let said = said(&chunk, self.record);
             return Err(failure(
                 "ENGINE_FAILED",
-                format!("{} gave up: {message}", self.provider),
+                format!("{} gave up{said}", self.provider),
                 false,
             ));
         }

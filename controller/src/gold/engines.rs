@@ -110,11 +110,11 @@ impl Engines for GoldEngines {
         self.house.unload(worker, model).await
     }
 
-    fn objection(&self, spec: &JobSpec) -> Option<Because> {
+    async fn objection(&self, spec: &JobSpec) -> Option<Because> {
         if spec.tier == Tier::Gold {
-            return self.gold.objection(spec);
+            return self.gold.objection(spec).await;
         }
-        self.house.objection(spec)
+        self.house.objection(spec).await
     }
 
     async fn outlook(&self, job: &Job) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! What would leave, by which rule, and what budget is left: for people, before anything happens.
 
+use homelab_common::lifecycle::Abandoned;
 use homelab_domain::{
     gold::{Action, Asker, DataClass, Ruling, Standing, Tag, Verdict, judge},
     job::Job,
@@ -23,12 +24,17 @@ pub struct Trial {
 
 impl Gold {
     /// What the rules make of a text. Nothing is sent, stored or written down.
-    #[must_use]
-    pub fn try_text(&self, trial: &Trial) -> Verdict {
+    ///
+    /// # Errors
+    /// The controller stops.
+    pub async fn try_text(&self, trial: Trial) -> Result<Verdict, Abandoned> {
         let view = self.view();
-        let request = json!({ "messages": [{ "role": "user", "content": trial.text }] });
-        let rules = &view.site.gold().rules;
-        judge(rules, &view.classifier, &trial.asker, &trial.tags, &request)
+        let work = move || {
+            let request = json!({ "messages": [{ "role": "user", "content": trial.text }] });
+            let rules = &view.site.gold().rules;
+            judge(rules, &view.classifier, &trial.asker, &trial.tags, &request)
+        };
+        self.0.parts.tasks.blocking(work).await
     }
 
     /// How the budgets stand.
@@ -62,7 +68,7 @@ impl Gold {
         let currency = self.currency();
         let mut lines = Vec::new();
         if !job.state().kind().is_final() {
-            match self.outbound(job.spec()) {
+            match self.outbound(job.spec()).await {
                 Ok(outbound) => {
                     let bytes = u64::try_from(outbound.body().len()).unwrap_or(u64::MAX);
                     lines.push(format!(

@@ -1,8 +1,10 @@
 //! The tier that leaves the house, with everything real but the provider.
 
 mod choke;
+mod far;
 mod rig;
 mod sealed;
+mod shown;
 mod tls;
 
 use homelab_domain::{
@@ -13,7 +15,10 @@ use homelab_domain::{
 use homelab_store::{AuditOutcome, GoldOutcome};
 use serde_json::{Value, json};
 
-use self::rig::{House, Reply, Rig, answer, asks, of_body, rule, usual};
+use self::{
+    far::{Reply, answer},
+    rig::{House, Rig, asks, of_body, rule, usual},
+};
 use super::*;
 use crate::ca::issue::hex;
 use crate::job::{
@@ -64,7 +69,8 @@ async fn names_leave_as_pseudonyms_and_come_back_across_chunks() {
     // What the provider will see is not known before: it answers in pieces of what it was sent.
     let outbound = rig
         .gold
-        .outbound(&rig.jobs.check(of_body(1, "far-small", &body)).expect("may leave"))
+        .outbound(&rig.jobs.check(of_body(1, "far-small", &body)).await.expect("may leave"))
+        .await
         .expect("may leave");
     let sent: Value = serde_json::from_slice(outbound.body()).expect("JSON");
     let text = sent["messages"][0]["content"].as_str().expect("text").to_owned();
@@ -292,7 +298,7 @@ async fn what_was_under_way_when_the_controller_died_counts_as_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_explanation_says_what_leaves_by_which_rule_and_what_is_left() {
     let rig = Rig::new(&usual()).await;
-    let spec = rig.jobs.check(asks(1, "far-small", "wake x99")).expect("may leave");
+    let spec = rig.jobs.check(asks(1, "far-small", "wake x99")).await.expect("may leave");
     let job = homelab_domain::job::Job::submit(spec);
     let lines = rig.jobs.outlook(&job).await.join("\n");
     for part in [
@@ -313,13 +319,14 @@ async fn an_explanation_says_what_leaves_by_which_rule_and_what_is_left() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_can_be_tried_without_being_sent() {
     let rig = Rig::new(&usual()).await;
-    let trial = |text: &str| {
+    let trial = async |text: &str| {
         let asker = "key/test".parse().expect("an asker");
-        rig.gold.try_text(&Trial { text: text.to_owned(), asker, tags: vec![] })
+        let trial = Trial { text: text.to_owned(), asker, tags: vec![] };
+        rig.gold.try_text(trial).await.expect("is read")
     };
-    assert_eq!(trial("hello").action, Action::Allow);
-    assert_eq!(trial("wake x99").action, Action::Pseudonymise);
-    let refused = trial("mail ann@example.org");
+    assert_eq!(trial("hello").await.action, Action::Allow);
+    assert_eq!(trial("wake x99").await.action, Action::Pseudonymise);
+    let refused = trial("mail ann@example.org").await;
     assert_eq!(
         (refused.action, &refused.found[0].classes),
         (Action::Refuse, &vec![DataClass::Person])

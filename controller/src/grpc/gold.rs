@@ -3,9 +3,14 @@
 use async_trait::async_trait;
 use homelab_domain::gold::{Action, Asker, Found, InvalidAsker, Ruling, Standing, Tag};
 use homelab_proto::controller::v1 as pb;
-use homelab_rpc::{guard::request_id, node::to_proto, peer::Peer, status::Failure};
+use homelab_rpc::{
+    guard::request_id,
+    node::to_proto,
+    peer::Peer,
+    status::{Failure, Reason, fail},
+};
 use pb::gold_service_server::GoldService;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::status::IntoStatus as _;
 use crate::{
@@ -68,7 +73,9 @@ impl GoldService for GoldApi {
         let tags: Vec<Tag> =
             tags.collect::<Result<_, _>>().map_err(|rule: &str| invalid("tags", rule))?;
         let trial = Trial { text: request.text, asker: asker.clone(), tags };
-        let verdict = self.gold.try_text(&trial);
+        let verdict = self.gold.try_text(trial).await;
+        let stopping = "the controller is stopping; try again in a moment";
+        let verdict = verdict.map_err(|_| fail(Code::Unavailable, Reason::STOPPING, stopping))?;
         Ok(Response::new(pb::CheckTextResponse {
             action: action(verdict.action).into(),
             rulings: verdict.rulings.into_iter().map(ruling).collect(),

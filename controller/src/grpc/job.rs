@@ -74,7 +74,7 @@ impl JobService for JobApi {
         let validate_only = request.validate_only;
         let submission = convert::submission(request, caller)?;
         let job = if validate_only {
-            Job::submit(self.jobs.check(submission).map_err(refused_status)?)
+            Job::submit(self.jobs.check(submission).await.map_err(refused_status)?)
         } else {
             self.jobs.submit(submission).await.map_err(submit_status)?.job
         };

@@ -6,6 +6,7 @@
 mod assets;
 pub mod backups;
 pub mod board;
+pub mod chat;
 pub mod handler;
 pub mod jobs;
 pub mod moment;

@@ -21,6 +21,7 @@ pub mod meter;
 mod models;
 mod multipart;
 mod outcome;
+mod person;
 mod repeat;
 pub mod request;
 mod responses;

@@ -14,6 +14,7 @@ use super::{
     dashboard::{
         backups::source::BackupsSource,
         board::Board,
+        chat::ChatSource,
         handler::Dashboard,
         jobs::source::JobsSource,
         source::{self, ControllerSource},
@@ -116,11 +117,14 @@ pub fn start(parts: Parts<'_>, listener: TlsServer) -> Result<Running, KeysError
     let workers = Board::new(WorkersSource::new(jobs.clone()));
     workers.start(&context.tasks);
     source::follow(&workers, &context.events, &context.tasks);
+    let chat = Board::new(ChatSource::new(jobs.clone()));
+    chat.start(&context.tasks);
+    source::follow(&chat, &context.events, &context.tasks);
     let metrics = Arc::new(Metrics::default());
     let gateway = Gateway::new(jobs.clone(), keys.clone(), Arc::clone(&metrics));
     gateway.start();
     let web = Web {
-        gateway,
+        gateway: gateway.clone(),
         guard: Guard {
             names: host_names(context, names),
             clock: Arc::clone(&context.clock),
@@ -133,6 +137,8 @@ pub fn start(parts: Parts<'_>, listener: TlsServer) -> Result<Running, KeysError
             jobs: job_board,
             job: Arc::new(job),
             workers,
+            chat,
+            gateway,
             sessions: Sessions {
                 store: Arc::clone(&context.store),
                 clock: Arc::clone(&context.clock),

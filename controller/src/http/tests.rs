@@ -1,5 +1,6 @@
 //! Everything that is served over HTTP, through the same router as in the daemon.
 
+mod chat_page;
 mod edge;
 mod gateway_answers;
 mod gateway_batches;
@@ -34,6 +35,7 @@ use super::{
     dashboard::{
         backups::{BackupsObserved, one::OneObserved, source::OneSource},
         board::{Board, Source},
+        chat::ChatSource,
         jobs::source::JobsSource,
         view::Observed,
         workers::WorkersSource,
@@ -171,6 +173,8 @@ impl Lab {
                 jobs: Board::new(Arc::new(JobsSource::new(rig.jobs.clone()))),
                 job: Arc::new(JobsSource::new(rig.jobs.clone())),
                 workers: Board::new(WorkersSource::new(rig.jobs.clone())),
+                chat: Board::new(ChatSource::new(rig.jobs.clone())),
+                gateway: gateway.clone(),
                 sessions: Sessions {
                     store: Arc::clone(&rig.store),
                     clock: Arc::clone(&clock),
@@ -206,10 +210,14 @@ impl Lab {
 
     /// A session of jan's, and its cookie.
     async fn log_in(&self) -> String {
+        self.log_in_as(homelab_domain::identity::Role::Admin).await
+    }
+
+    async fn log_in_as(&self, role: homelab_domain::identity::Role) -> String {
         let link = LoginLink {
             digest: secret_digest("link"),
             user: homelab_domain::ids::UserName::try_new("jan").expect("a name"),
-            role: homelab_domain::identity::Role::Admin,
+            role,
             approver: false,
             expires_at: self
                 .rig

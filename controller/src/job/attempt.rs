@@ -8,6 +8,7 @@ use homelab_domain::{
     ids::JobId,
     job::{Job, JobStateKind, Outcome, Usage},
     reason::{Failure, Reason},
+    site::Tier,
 };
 use homelab_proto::inference::v1::{
     ChatCompleteResponse, ChatDelta, ChatDone, chat_complete_response::Event,
@@ -52,6 +53,9 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Tries to store how an attempt ended. After them its lease runs out, and the sweep ends it.
 const END_TRIES_MAX: u32 = 30;
 
+/// Tries to store the first piece of an answer from outside, which nobody sees before.
+const FIRST_TRIES_MAX: u32 = 30;
+
 /// An attempt that is about to run.
 #[derive(Debug)]
 pub(super) struct Attempt {
@@ -62,10 +66,21 @@ pub(super) struct Attempt {
     request: WorkerRequest,
     slot: Slot,
     live: Arc<Live>,
+    first: First,
     began: Instant,
     has_started: bool,
     batch_due: Option<Instant>,
     next_index: u32,
+}
+
+/// What comes first for the first piece of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    /// To be shown.
+    Shown,
+    /// To be stored: an answer that is paid for is asked for once, and what was shown but not stored
+    /// would be asked for again by the next controller.
+    Stored,
 }
 
 /// Why an attempt stops without an end of its own.
@@ -88,6 +103,7 @@ impl Attempt {
             request: convert::worker_request(job.spec(), number),
             slot,
             live,
+            first: if job.spec().tier == Tier::Gold { First::Stored } else { First::Shown },
             jobs,
             began: Instant::now(),
             has_started: false,
@@ -199,12 +215,35 @@ impl Attempt {
 
     async fn piece(&mut self, delta: ChatDelta, openai_chunk: Vec<u8>) -> Result<(), Over> {
         let ChatDelta { content, reasoning, .. } = delta;
-        self.live.piece(Piece { index: self.next_index, content, reasoning, openai_chunk });
+        let piece = Piece { index: self.next_index, content, reasoning, openai_chunk };
+        if self.next_index == 0 && self.first == First::Stored {
+            return self.stored_first(piece).await;
+        }
+        self.live.piece(piece);
         self.next_index = self.next_index.saturating_add(1);
         self.batch_due.get_or_insert_with(|| Instant::now() + BATCH_AGE);
         if self.live.unstored_count() >= BATCH_PIECES {
             self.store_batch().await?;
         }
+        Ok(())
+    }
+
+    /// Shows the first piece once it is stored; without that the attempt is given up, unseen.
+    async fn stored_first(&mut self, piece: Piece) -> Result<(), Over> {
+        let piece = [Arc::new(piece)];
+        let mut tries = 1;
+        while let Err(error) = self.try_store(&piece).await {
+            warn!(job = %self.id, error = %Chain(&error), "could not store the first text from outside");
+            if !matches!(error, JobError::Store(_)) || tries >= FIRST_TRIES_MAX {
+                return Err(Over);
+            }
+            tries += 1;
+            tokio::time::sleep(STORE_PAUSE).await;
+        }
+        let [piece] = piece;
+        self.live.piece(Arc::unwrap_or_clone(piece));
+        self.live.stored(1);
+        self.next_index = 1;
         Ok(())
     }
 

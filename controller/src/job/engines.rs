@@ -92,7 +92,7 @@ pub trait Engines: fmt::Debug + Send + Sync {
 
     /// Why a job may not go to a worker of its tier, from its text and the rules of the site.
     /// Workers in the house take any.
-    fn objection(&self, _spec: &JobSpec) -> Option<Because> {
+    async fn objection(&self, _spec: &JobSpec) -> Option<Because> {
         None
     }
 

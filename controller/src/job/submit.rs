@@ -50,9 +50,9 @@ impl Jobs {
     ///
     /// # Errors
     /// The rule that it breaks.
-    pub fn check(&self, submission: Submission) -> Result<JobSpec, Refused> {
+    pub async fn check(&self, submission: Submission) -> Result<JobSpec, Refused> {
         let spec = submission.check(&self.site(), self.now())?;
-        match self.0.parts.engines.objection(&spec) {
+        match self.0.parts.engines.objection(&spec).await {
             None => Ok(spec),
             Some(because) => Err(Refused::NoPlace { model: spec.model.to_string(), because }),
         }
@@ -64,7 +64,7 @@ impl Jobs {
     /// # Errors
     /// It breaks a rule, the queue is full, or the store failed.
     pub async fn submit(&self, submission: Submission) -> Result<Accepted, SubmitError> {
-        let mut spec = self.check(submission)?;
+        let mut spec = self.check(submission).await?;
         let id = spec.id;
         let way = self.way_in(&spec)?;
         let mut place = None;

@@ -286,16 +286,16 @@ async fn a_follower_who_comes_late_reads_everything_from_the_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_goes_where_the_site_has_no_place_for_it() {
     let rig = Rig::new().await;
-    let refused = |submission| match rig.jobs.check(submission) {
+    let refused = async |submission| match rig.jobs.check(submission).await {
         Err(refused) => refused.to_string(),
         Ok(spec) => panic!("{spec:?}"),
     };
-    assert!(refused(wish(1, "nowhere")).contains("nowhere"));
+    assert!(refused(wish(1, "nowhere")).await.contains("nowhere"));
     let gold = Submission { tier: Some(Tier::Gold), ..wish(1, "") };
-    assert!(refused(gold).contains("gold"));
+    assert!(refused(gold).await.contains("gold"));
     let bronze_only = Submission { tiers_allowed: vec![Tier::Bronze], ..wish(1, "large") };
-    assert!(matches!(rig.jobs.check(bronze_only), Err(Refused::TierNotAllowed(_))));
-    assert_eq!(rig.jobs.check(wish(1, "")).expect("the default").model.as_str(), "small");
+    assert!(matches!(rig.jobs.check(bronze_only).await, Err(Refused::TierNotAllowed(_))));
+    assert_eq!(rig.jobs.check(wish(1, "")).await.expect("the default").model.as_str(), "small");
 }
 
 #[tokio::test(flavor = "multi_thread")]

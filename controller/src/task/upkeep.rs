@@ -1,4 +1,4 @@
-//! Drops what is over for long enough: jobs, runs, certificates, tokens. The audit log stays.
+//! Drops what is over for long enough: jobs, runs, certificates, tokens, requests outside. The audit log stays.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,11 +33,12 @@ struct Dropped {
     runs: u64,
     certificates: u64,
     tokens: u64,
+    gold: u64,
 }
 
 impl Dropped {
     const fn total(self) -> u64 {
-        self.jobs + self.runs + self.certificates + self.tokens
+        self.jobs + self.runs + self.certificates + self.tokens + self.gold
     }
 }
 
@@ -48,7 +49,7 @@ impl BackgroundTask for Upkeep {
     }
 
     fn description(&self) -> &'static str {
-        "Drops jobs, runs, certificates and tokens that ended long ago, as [keep] says."
+        "Drops jobs, runs, certificates, tokens and requests outside that ended long ago, as [keep] says."
     }
 
     fn period(&self) -> Duration {
@@ -66,14 +67,15 @@ impl BackgroundTask for Upkeep {
             sum.runs += batch.runs;
             sum.certificates += batch.certificates;
             sum.tokens += batch.tokens;
+            sum.gold += batch.gold;
         }
         if sum.total() == 0 {
             return Ok(Done::Nothing);
         }
-        let Dropped { jobs, runs, certificates, tokens } = sum;
-        info!(jobs, runs, certificates, tokens, "dropped what ended long ago");
+        let Dropped { jobs, runs, certificates, tokens, gold } = sum;
+        info!(jobs, runs, certificates, tokens, gold, "dropped what ended long ago");
         Ok(Done::Changed(format!(
-            "dropped {jobs} jobs, {runs} runs, {certificates} certificates, {tokens} tokens"
+            "dropped {jobs} jobs, {runs} runs, {certificates} certificates, {tokens} tokens, {gold} requests outside"
         )))
     }
 }
@@ -87,7 +89,8 @@ impl Upkeep {
         let runs = tx.runs().prune(cut.runs, BATCH_MAX).await?;
         let certificates = tx.certificates().prune(cut.certificates, BATCH_MAX).await?;
         let tokens = tx.tokens().prune(cut.tokens, BATCH_MAX).await?;
+        let gold = tx.gold().prune(cut.gold, BATCH_MAX).await?;
         tx.commit().await?;
-        Ok(Dropped { jobs, runs, certificates, tokens })
+        Ok(Dropped { jobs, runs, certificates, tokens, gold })
     }
 }

@@ -63,6 +63,8 @@ fn pictures(folder: &Path) -> anyhow::Result<()> {
     demo::back_up_and_drill(&story, &lab)?;
     demo::ask(&story, &lab)?;
     lab.labctl(&["job", "submit", "--tier", "silver", "Plan the move to VLANs."])?;
+    // More than the context of the model holds: it fails, and the page says why.
+    lab.labctl(&["job", "submit", &"Why? ".repeat(4_000)])?;
     demo::screenshots(&story, &lab, folder)?;
     lab.stop()
 }

@@ -6,7 +6,10 @@ use std::{fs, io::Write as _, sync::Arc, time::Duration};
 use homelab_common::exec::{Exec as _, ExecError, Program, SystemExec};
 use homelab_domain::job::JobStateKind as Kind;
 
-use super::rig::{Far, House, Rig, asks, usual};
+use super::{
+    far::Far,
+    rig::{House, Rig, asks, usual},
+};
 use crate::gold::wire::TlsConnector;
 
 /// Set for the run within the namespace.

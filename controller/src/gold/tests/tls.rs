@@ -13,7 +13,10 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tokio::io::AsyncWriteExt as _;
 use tokio_stream::StreamExt as _;
 
-use super::rig::{Far, House, Rig, answer, asks, read_request, usual};
+use super::{
+    far::{Far, answer, read_request},
+    rig::{House, Rig, asks, usual},
+};
 use crate::gold::wire::TlsConnector;
 
 /// A CA and the chain and key of a server that it vouches for under these names.

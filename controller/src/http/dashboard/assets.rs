@@ -14,6 +14,10 @@ pub(super) async fn get(Path(name): Path<String>) -> Response {
     let (kind, content): (&'static str, &'static str) = match name.as_str() {
         "style.css" => ("text/css; charset=utf-8", include_str!("../../../assets/style.css")),
         "live.js" => ("text/javascript; charset=utf-8", include_str!("../../../assets/live.js")),
+        "chat.js" => ("text/javascript; charset=utf-8", include_str!("../../../assets/chat.js")),
+        "markdown.js" => {
+            ("text/javascript; charset=utf-8", include_str!("../../../assets/markdown.js"))
+        }
         "mark.svg" => ("image/svg+xml", include_str!("../../../assets/mark.svg")),
         _ => return StatusCode::NOT_FOUND.into_response(),
     };

@@ -22,13 +22,14 @@ use super::{
     assets,
     backups::{self, BackupsObserved, source::OneSource},
     board::{Board, Live, Tab},
+    chat::ChatObserved,
     jobs::{self, JobsObserved, source::OneJobSource},
     page::{self, Viewer},
     view::Observed,
     workers::{self, WorkersObserved},
 };
 use crate::http::{
-    gateway::frame,
+    gateway::{Gateway, frame},
     session::{LoggedIn, Sessions, is_same, is_same_origin},
 };
 
@@ -56,6 +57,10 @@ pub struct Dashboard {
     pub job: Arc<dyn OneJobSource>,
     /// What the page of workers shows.
     pub workers: Arc<Board<WorkersObserved>>,
+    /// What the page to talk to models shows.
+    pub chat: Arc<Board<ChatObserved>>,
+    /// Answers what is asked there.
+    pub gateway: Gateway,
     /// Who is logged in.
     pub sessions: Sessions,
     /// The time of day.
@@ -78,6 +83,7 @@ impl Dashboard {
             .route("/jobs/{id}", get(one_job))
             .route("/events/workers", get(worker_events))
             .route("/workers", get(all_workers))
+            .merge(Self::chat_routes())
             .route("/login", post(redeem))
             .route("/login/{secret}", get(enter))
             .route("/logout", post(logout))
@@ -86,12 +92,12 @@ impl Dashboard {
             .with_state(self)
     }
 
-    async fn who(&self, headers: &HeaderMap) -> Result<Option<LoggedIn>, Response> {
+    pub(super) async fn who(&self, headers: &HeaderMap) -> Result<Option<LoggedIn>, Response> {
         self.sessions.who(headers).await.map_err(|error| failed(&error))
     }
 
     /// Who looks at a page; anybody else gets the answer that says how to log in.
-    async fn viewer(&self, headers: &HeaderMap) -> Result<Viewer, Response> {
+    pub(super) async fn viewer(&self, headers: &HeaderMap) -> Result<Viewer, Response> {
         let logged_in = self.who(headers).await?.ok_or_else(|| {
             gate(
                 "Not logged in",
@@ -110,6 +116,7 @@ impl Dashboard {
             + self.backups.watchers()
             + self.jobs.watchers()
             + self.workers.watchers()
+            + self.chat.watchers()
     }
 }
 
@@ -268,7 +275,7 @@ async fn worker_events(State(dashboard): State<Dashboard>, headers: HeaderMap) -
 }
 
 /// The stream that keeps a page alive.
-async fn events<P: Live>(
+pub(super) async fn events<P: Live>(
     dashboard: Dashboard,
     board: &Arc<Board<P>>,
     headers: &HeaderMap,
@@ -330,14 +337,14 @@ fn foreign() -> Response {
     (StatusCode::FORBIDDEN, words).into_response()
 }
 
-fn html(status: StatusCode, rendered: askama::Result<String>) -> Response {
+pub(super) fn html(status: StatusCode, rendered: askama::Result<String>) -> Response {
     match rendered {
         Ok(text) => (status, Html(text)).into_response(),
         Err(error) => failed(&error),
     }
 }
 
-fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
+pub(super) fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
     error!(error = %Chain(error), "a page could not be made");
     let words = "The page could not be made. The log of homelab-controller says why, under the id in `x-request-id`.\n";
     (StatusCode::INTERNAL_SERVER_ERROR, words).into_response()

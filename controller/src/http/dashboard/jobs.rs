@@ -1,9 +1,12 @@
 //! The page of all jobs, and the page of one: what waits and why, what runs and how fast, what ended
 //! and how.
 
+mod life;
 pub mod one;
 pub mod source;
 mod view;
+
+use std::time::Duration;
 
 use askama::Template;
 use homelab_proto::controller::v1::{Job, QueuePlan};
@@ -15,7 +18,7 @@ use super::{
     page::{Top, Viewer},
     view::RunningJob,
 };
-use view::{QueueRow, Row};
+use view::{EndedRow, QueueRow, RunningRow, WaitingRow};
 
 /// What the page of all jobs is made from.
 #[derive(Clone, Debug, Default)]
@@ -24,14 +27,36 @@ pub struct JobsObserved {
     pub site: String,
     /// What will be done with what waits, queue by queue.
     pub queues: Vec<QueuePlan>,
-    /// The first that wait, each with its place in its tier, if it has been looked at.
-    pub waiting: Vec<(Job, Option<u64>)>,
+    /// The first that wait.
+    pub waiting: Vec<WaitingJob>,
     /// How many wait in all.
     pub waiting_count: usize,
-    /// Those that run, each with the pieces of text that it writes in a second.
-    pub running: Vec<(RunningJob, Option<f64>)>,
+    /// Those that run.
+    pub running: Vec<WritingJob>,
     /// Those that ended, newest first.
     pub ended: Vec<Job>,
+}
+
+/// A job that waits.
+#[derive(Clone, Debug, Default)]
+pub struct WaitingJob {
+    /// The job.
+    pub job: Job,
+    /// Its place in its tier, from 1, once it has been looked at.
+    pub place: Option<u64>,
+    /// When it will probably run; none when there is nothing to guess from.
+    pub expected_wait: Option<Duration>,
+}
+
+/// A job that runs.
+#[derive(Clone, Debug, Default)]
+pub struct WritingJob {
+    /// The job, with what it has written.
+    pub running: RunningJob,
+    /// Pieces of text that it writes in a second, once that can be told.
+    pub rate: Option<f64>,
+    /// Whether its text may be shown.
+    pub is_shown: bool,
 }
 
 impl Live for JobsObserved {
@@ -48,7 +73,12 @@ impl Live for JobsObserved {
             .render()?,
             RunningSection { count: self.running.len(), rows: view::running(self, ages) }
                 .render()?,
-            EndedSection { count: self.ended.len(), rows: view::ended(self, ages) }.render()?,
+            EndedSection {
+                is_cut: self.ended.len() >= source::JOBS_MAX as usize,
+                count: self.ended.len(),
+                rows: view::ended(self, ages),
+            }
+            .render()?,
         ])
     }
 }
@@ -97,21 +127,22 @@ struct QueuesSection {
 struct WaitingSection {
     count: usize,
     left_out: usize,
-    rows: Vec<Row>,
+    rows: Vec<WaitingRow>,
 }
 
 #[derive(Template)]
 #[template(path = "jobs/running.html")]
 struct RunningSection {
     count: usize,
-    rows: Vec<Row>,
+    rows: Vec<RunningRow>,
 }
 
 #[derive(Template)]
 #[template(path = "jobs/ended.html")]
 struct EndedSection {
+    is_cut: bool,
     count: usize,
-    rows: Vec<Row>,
+    rows: Vec<EndedRow>,
 }
 
 #[cfg(test)]

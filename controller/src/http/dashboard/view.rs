@@ -405,16 +405,14 @@ pub(super) fn tier_word(tier: Tier) -> &'static str {
 
 pub(super) fn job_row(job: &Job, ages: Ages) -> JobRow {
     let (tone, state) = job_words(job.state());
-    let tier = tier_word(job.tier());
     let title = match job.title.as_str() {
         "" => format!("job {}", job.job_id),
         title => title.to_owned(),
     };
-    let mut about = vec![job.model.clone(), tier.to_owned(), job.worker.clone()];
+    let mut about = about(job);
     if let Some(tokens) = job.usage.as_ref().and_then(|usage| usage.completion_tokens) {
         about.push(format!("{tokens} tokens"));
     }
-    about.retain(|part| !part.is_empty());
     let message = match job.state() {
         JobState::Succeeded => String::new(),
         _ => job.message.clone(),
@@ -430,6 +428,14 @@ pub(super) fn job_row(job: &Job, ages: Ages) -> JobRow {
         text: String::new(),
         at: Moment::new(moment(at), ages),
     }
+}
+
+/// Its model, tier and worker.
+pub(super) fn about(job: &Job) -> Vec<String> {
+    let tier = tier_word(job.tier()).to_owned();
+    let mut about = vec![job.model.clone(), tier, job.worker.clone()];
+    about.retain(|part| !part.is_empty());
+    about
 }
 
 fn verdict_tone(verdict: Verdict) -> Tone {

@@ -17,7 +17,10 @@ use super::{
     page::{Top, Viewer},
     view::{Tone, moment, tally, tier_word},
 };
-use crate::{grpc, job::Jobs};
+use crate::{
+    grpc,
+    job::{Jobs, engines::Contact},
+};
 
 /// Age after which a worker's last answer is greyed.
 const STALE_SECS: u64 = 30;
@@ -27,8 +30,8 @@ const STALE_SECS: u64 = 30;
 pub struct WorkersObserved {
     /// Name of the site.
     pub site: String,
-    /// The workers, as last seen.
-    pub workers: Vec<WorkerStatus>,
+    /// The workers, as last seen, and how each can be reached now.
+    pub workers: Vec<(WorkerStatus, Contact)>,
 }
 
 /// The workers of the queue.
@@ -48,8 +51,10 @@ impl WorkersSource {
 #[async_trait]
 impl Source<WorkersObserved> for WorkersSource {
     async fn observe(&self) -> Result<WorkersObserved, Box<dyn Error + Send + Sync>> {
-        let workers = self.jobs.workers().iter().map(grpc::job::convert::worker).collect();
-        Ok(WorkersObserved { site: self.jobs.site().name().to_string(), workers })
+        let workers = self.jobs.workers();
+        let workers = workers.iter().map(|seen| (grpc::job::convert::worker(seen), seen.contact));
+        let site = self.jobs.site().name().to_string();
+        Ok(WorkersObserved { site, workers: workers.collect() })
     }
 }
 
@@ -57,10 +62,14 @@ impl Live for WorkersObserved {
     const SECTIONS: &'static [&'static str] = &["workers"];
 
     fn sections(&self, ages: Ages) -> askama::Result<Vec<String>> {
-        let connected = self.workers.iter().filter(|worker| worker.connected).count();
+        let connected = self.workers.iter().filter(|(worker, _)| worker.connected).count();
         let section = WorkersSection {
             count: tally(self.workers.len(), connected, "answer"),
-            workers: self.workers.iter().map(|status| worker_view(status, ages)).collect(),
+            workers: self
+                .workers
+                .iter()
+                .map(|(status, contact)| worker_view(status, *contact, ages))
+                .collect(),
         };
         Ok(vec![section.render()?])
     }
@@ -113,6 +122,8 @@ struct WorkerView {
     state: &'static str,
     message: String,
     seen: Moment,
+    /// What is not known of it, and why; empty when all is.
+    unknown: String,
     devices: Vec<DeviceRow>,
     models: Vec<ModelRow>,
 }
@@ -120,10 +131,18 @@ struct WorkerView {
 struct DeviceRow {
     id: String,
     name: String,
-    memory: Gauge,
-    temperature: String,
-    power: String,
+    memory: Reading<Gauge>,
+    temperature: Reading<String>,
+    power: Reading<String>,
     engines: Vec<EngineView>,
+}
+
+/// A figure of a device.
+enum Reading<T> {
+    /// As the device says.
+    Known(T),
+    /// Why nobody can tell.
+    Unknown(String),
 }
 
 struct EngineView {
@@ -143,13 +162,21 @@ struct ModelRow {
     size: String,
 }
 
-fn worker_view(status: &WorkerStatus, ages: Ages) -> WorkerView {
+fn worker_view(status: &WorkerStatus, contact: Contact, ages: Ages) -> WorkerView {
     let worker = status.worker.clone().unwrap_or_default();
-    let (tone, state) = match (status.connected, worker.draining) {
-        (true, false) => (Tone::Ok, "answers"),
-        (true, true) => (Tone::Warning, "takes no new work"),
-        // Whether that is as expected, its message says.
-        (false, _) => (Tone::Idle, "does not answer"),
+    let (tone, state) = match (contact, worker.draining) {
+        (Contact::Connected, false) => (Tone::Ok, "answers"),
+        (Contact::Connected, true) => (Tone::Warning, "takes no new work"),
+        (Contact::Asleep, _) => (Tone::Idle, "asleep"),
+        (Contact::Unreachable, _) => (Tone::Critical, "does not answer"),
+    };
+    let is_connected = contact == Contact::Connected;
+    let unknown = match (is_connected, &status.worker) {
+        (true, _) => "",
+        (false, None) => {
+            "Its devices and models are not known: it has not answered since the controller started."
+        }
+        (false, Some(_)) => "Figures and states are not known until it answers again.",
     };
     let seen = Moment::new(moment(status.last_seen_at), ages);
     WorkerView {
@@ -158,38 +185,74 @@ fn worker_view(status: &WorkerStatus, ages: Ages) -> WorkerView {
         tone,
         state,
         message: status.message.clone(),
-        seen: if status.connected { seen.stale_after(STALE_SECS) } else { seen },
-        devices: devices(&worker, status.connected),
+        seen: if is_connected { seen.stale_after(STALE_SECS) } else { seen },
+        unknown: unknown.to_owned(),
+        devices: worker.devices.iter().map(|device| device_row(device, &worker)).collect(),
         models: worker.models.iter().map(|model| model_row(model, &worker)).collect(),
+    }
+    .of(is_connected)
+}
+
+impl WorkerView {
+    /// Figures and states of a worker that does not answer are not shown: they were those of then.
+    fn of(mut self, is_connected: bool) -> Self {
+        if is_connected {
+            return self;
+        }
+        for device in &mut self.devices {
+            let unknown = || self.state.to_owned();
+            device.memory = Reading::Unknown(unknown());
+            device.temperature = Reading::Unknown(unknown());
+            device.power = Reading::Unknown(unknown());
+            device.engines.clear();
+        }
+        for model in &mut self.models {
+            (model.tone, model.state) = (Tone::Idle, "not known");
+            model.message.clear();
+            model.slots = "–".to_owned();
+        }
+        self
     }
 }
 
-/// Figures of a worker that does not answer are not shown: they were those of then.
-fn devices(worker: &Worker, is_connected: bool) -> Vec<DeviceRow> {
-    let row = |device: &Device| {
-        let reading = |value: Option<f32>, unit: &str| {
-            let value = value.filter(|_| is_connected);
-            value.map(|value| format!("{value:.0} {unit}")).unwrap_or_default()
-        };
-        let limit = device.power_limit_watts.filter(|_| is_connected);
-        let mut power = reading(device.power_watts, "W");
-        if let (false, Some(limit)) = (power.is_empty(), limit) {
-            power.push_str(&format!(" of {limit:.0} W"));
-        }
-        let on_it = worker
-            .engines
-            .iter()
-            .filter(|engine| engine.device == device.id || engine.devices.contains(&device.id));
-        DeviceRow {
-            id: device.id.clone(),
-            name: device.name.clone(),
-            memory: Gauge::new(memory(device).filter(|_| is_connected)),
-            temperature: reading(device.temperature_celsius, "°C"),
-            power,
-            engines: on_it.map(engine_view).collect(),
-        }
+fn device_row(device: &Device, worker: &Worker) -> DeviceRow {
+    let of = |field: &str| {
+        let missing = device.missing.iter().find(|missing| missing.field == field);
+        missing.map_or_else(|| "it does not say".to_owned(), |missing| missing.reason.clone())
     };
-    worker.devices.iter().map(row).collect()
+    let figure = |value: Option<f32>, unit: &str| value.map(|value| format!("{value:.0} {unit}"));
+    let power = figure(device.power_watts, "W").map(|power| match device.power_limit_watts {
+        Some(limit) => format!("{power} of {limit:.0} W"),
+        None => power,
+    });
+    let on_it = worker
+        .engines
+        .iter()
+        .filter(|engine| engine.device == device.id || engine.devices.contains(&device.id));
+    DeviceRow {
+        id: device.id.clone(),
+        name: device.name.clone(),
+        memory: match memory(device) {
+            Some(share) => Reading::Known(Gauge::new(Some(share))),
+            None => Reading::Unknown(match device.memory_bytes {
+                Some(total) => {
+                    format!("{} in all; in use: {}", bytes(total), of("memory_used_bytes"))
+                }
+                None => of("memory_bytes"),
+            }),
+        },
+        temperature: Reading::of(figure(device.temperature_celsius, "°C"), || {
+            of("temperature_celsius")
+        }),
+        power: Reading::of(power, || of("power_watts")),
+        engines: on_it.map(engine_view).collect(),
+    }
+}
+
+impl<T> Reading<T> {
+    fn of(value: Option<T>, why: impl FnOnce() -> String) -> Self {
+        value.map_or_else(|| Self::Unknown(why()), Self::Known)
+    }
 }
 
 fn memory(device: &Device) -> Option<(f64, String)> {
@@ -250,6 +313,8 @@ fn model_row(model: &Model, worker: &Worker) -> ModelRow {
 
 #[cfg(test)]
 mod tests {
+    use homelab_proto::common::v1::MissingReading;
+
     use super::*;
 
     #[test]
@@ -265,20 +330,50 @@ mod tests {
             ..Device::default()
         };
         let worker = Worker { devices: vec![device], ..Worker::default() };
-        let status = |connected| WorkerStatus {
-            host: "x99".to_owned(),
-            connected,
-            worker: Some(worker.clone()),
-            ..WorkerStatus::default()
-        };
-        let shown = |connected| {
+        let shown = |contact: Contact| {
+            let status = WorkerStatus {
+                host: "x99".to_owned(),
+                connected: contact == Contact::Connected,
+                worker: Some(worker.clone()),
+                ..WorkerStatus::default()
+            };
             let observed =
-                WorkersObserved { site: String::new(), workers: vec![status(connected)] };
+                WorkersObserved { site: String::new(), workers: vec![(status, contact)] };
             observed.sections(Ages::Counted).expect("renders").remove(0)
         };
         let figures = ["61 °C", "142 W of 190 W", "4.0 GiB of 16.0 GiB"];
-        assert!(figures.iter().all(|figure| shown(true).contains(figure)), "{}", shown(true));
-        assert!(!figures.iter().any(|figure| shown(false).contains(figure)), "{}", shown(false));
+        let now = shown(Contact::Connected);
+        assert!(figures.iter().all(|figure| now.contains(figure)), "{now}");
+        for (contact, word) in
+            [(Contact::Asleep, "asleep"), (Contact::Unreachable, "does not answer")]
+        {
+            let then = shown(contact);
+            assert!(!figures.iter().any(|figure| then.contains(figure)), "{then}");
+            assert!(then.contains(word) && then.contains("until it answers again"), "{then}");
+        }
+    }
+
+    #[test]
+    fn what_a_device_does_not_tell_is_unknown_and_says_why() {
+        let missing = MissingReading {
+            field: "power_watts".to_owned(),
+            reason: "no sensor of the driver".to_owned(),
+        };
+        let device = Device {
+            id: "0000:03:00.0".to_owned(),
+            memory_bytes: Some(16 << 30),
+            missing: vec![missing],
+            ..Device::default()
+        };
+        let worker = Worker { devices: vec![device], ..Worker::default() };
+        let status = WorkerStatus { worker: Some(worker), ..WorkerStatus::default() };
+        let observed =
+            WorkersObserved { site: String::new(), workers: vec![(status, Contact::Connected)] };
+        let page = observed.sections(Ages::Counted).expect("renders").remove(0);
+        for words in ["no sensor of the driver", "16.0 GiB in all", "it does not say"] {
+            assert!(page.contains(words), "{words}: {page}");
+        }
+        assert!(page.matches(">unknown<").count() == 3 && !page.contains("0 W"), "{page}");
     }
 
     #[test]

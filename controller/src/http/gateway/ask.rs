@@ -76,7 +76,7 @@ pub(super) async fn ask(
     let submission = submission(id, key, &caller, headers, question, request)?;
     let repeat =
         (sent != Sent::Once).then(|| gateway.repeats.keep(&key.name, question.form, request, id));
-    let mut client = Client::join(&gateway.jobs, id, &key.name, ticket, repeat);
+    let mut client = Client::join(&gateway.jobs, id, key.submitter(), ticket, repeat);
     let submitted = gateway.jobs.submit(submission).await.map_err(refused);
     let accepted = submitted.and_then(|accepted| same_request(accepted, question, request));
     // Who is refused is told so; no job of its own is left to cancel.
@@ -120,18 +120,13 @@ fn submission(
         tokens_max: None,
         record,
         terms: terms(caller),
-        submitted_by: submitted_by(key),
+        submitted_by: key.submitter(),
     })
 }
 
 fn terms(caller: &Caller) -> Terms {
     let class = if caller.is_background { JobClass::Background } else { JobClass::Interactive };
     Terms { class, chat: caller.chat.clone(), ..Terms::default() }
-}
-
-/// As jobs name who asked.
-pub(super) fn submitted_by(key: &Key) -> String {
-    format!("key/{}", key.name)
 }
 
 /// A new id, or the one that belongs to the client's idempotency key.

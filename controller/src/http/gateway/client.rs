@@ -28,7 +28,7 @@ pub(super) struct Client {
     jobs: Jobs,
     live: Arc<Live>,
     id: JobId,
-    key: String,
+    submitter: String,
     ticket: Ticket,
     repeat: Option<Repeat>,
     is_served: bool,
@@ -40,13 +40,13 @@ impl Client {
     pub(super) fn join(
         jobs: &Jobs,
         id: JobId,
-        key: &str,
+        submitter: String,
         ticket: Ticket,
         repeat: Option<Repeat>,
     ) -> Self {
         let live = jobs.lives().enter(id);
         live.client_joined();
-        Self { jobs: jobs.clone(), live, id, key: key.to_owned(), ticket, repeat, is_served: false }
+        Self { jobs: jobs.clone(), live, id, submitter, ticket, repeat, is_served: false }
     }
 
     /// A piece of the answer goes to it.
@@ -103,7 +103,7 @@ impl Drop for Client {
             jobs: self.jobs.clone(),
             live: Arc::clone(&self.live),
             id: self.id,
-            by: format!("key/{}, whose connection ended", self.key),
+            by: format!("{}, whose connection ended", self.submitter),
         };
         match self.repeat.take() {
             Some(repeat) => {

@@ -35,6 +35,8 @@ struct Hashed {
 /// What a key of the gateway is good for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
+    /// Who has it.
+    pub holder: Holder,
     /// Its name, by which its jobs are known.
     pub name: String,
     /// Tiers that it may use.
@@ -43,6 +45,26 @@ pub struct Key {
     pub limits: Limits,
     /// Whether it may load and unload models.
     pub models: Models,
+}
+
+/// Who has a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// A program: it sends a key of the file.
+    Program,
+    /// A person who is logged in on the dashboard; the name says so.
+    Person,
+}
+
+impl Key {
+    /// As jobs name who asked: `key/<name>` or `user/<name>`.
+    #[must_use]
+    pub fn submitter(&self) -> String {
+        match self.holder {
+            Holder::Program => format!("key/{}", self.name),
+            Holder::Person => self.name.clone(),
+        }
+    }
 }
 
 /// What a key may do with the models themselves.
@@ -156,8 +178,13 @@ fn key(line: &str) -> Result<Hashed, &'static str> {
             .collect::<Option<_>>()
             .ok_or("a tier is not bronze, silver or gold")?,
     };
-    let mut key =
-        Key { name: name.to_owned(), tiers, limits: Limits::default(), models: Models::Use };
+    let mut key = Key {
+        holder: Holder::Program,
+        name: name.to_owned(),
+        tiers,
+        limits: Limits::default(),
+        models: Models::Use,
+    };
     for word in words {
         setting(&mut key, word).ok_or(
             "a setting is not one of `requests=N/min`, `tokens=N/min`, `tokens=N/day`, `at-once=N` and \

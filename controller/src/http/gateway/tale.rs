@@ -9,7 +9,10 @@ use axum::{
 use bytes::Bytes;
 use futures_util::stream;
 use homelab_common::error_chain::Chain;
-use homelab_domain::job::{Job, JobEvent, JobParts, JobState};
+use homelab_domain::{
+    job::{Job, JobEvent, JobParts, JobState},
+    text,
+};
 use homelab_store::Piece;
 use http::{HeaderName, HeaderValue, header};
 use tokio::time::Instant;
@@ -233,7 +236,7 @@ impl Tale {
         if let Some(wait) = explained.expected_wait {
             let seconds = wait.as_secs();
             words.push_str(&format!(" eta_s={seconds}"));
-            description.push_str(&format!(", about {seconds} s"));
+            description.push_str(&format!(", about {}", text::span(wait)));
         }
         self.frames.push_back(frame::comment(&words));
         if self.is_open_webui {

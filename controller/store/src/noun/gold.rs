@@ -118,4 +118,7 @@ pub trait Gold: Send {
 
     /// The newest requests, the newest first.
     async fn newest(&mut self, limit: u32) -> Result<Vec<GoldCall>, StoreError>;
+
+    /// Drops the oldest `limit` requests that left before a moment and are settled; how many went.
+    async fn prune(&mut self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
 }

@@ -105,6 +105,10 @@ impl Gold for InGold<'_> {
         let rows = self.0.rows("list what left the house", sql, &[int(limit)]).await?;
         rows.iter().map(call_of).collect()
     }
+
+    async fn prune(&mut self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        self.0.prune_gold(before, limit).await
+    }
 }
 
 impl InGold<'_> {

@@ -57,6 +57,12 @@ const OLD_TOKENS: Sql = both(
        SELECT id FROM tokens WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)",
 );
 
+const OLD_GOLD: Sql = both(
+    "DELETE FROM gold_calls WHERE (job, attempt) IN (
+       SELECT job, attempt FROM gold_calls WHERE at < $1 AND outcome IS NOT NULL
+       ORDER BY at, job, attempt LIMIT $2)",
+);
+
 impl Conn {
     pub(super) async fn prune_jobs(&mut self, cut: Cutoff, limit: u32) -> Result<u64, StoreError> {
         self.prune("drop old jobs", FIRST_JOB_TOO_MANY, OLD_JOBS, cut, limit).await
@@ -88,6 +94,14 @@ impl Conn {
         limit: u32,
     ) -> Result<u64, StoreError> {
         self.run("drop old tokens", OLD_TOKENS, &[at(before), int(limit)]).await
+    }
+
+    pub(super) async fn prune_gold(
+        &mut self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        self.run("drop what left long ago", OLD_GOLD, &[at(before), int(limit)]).await
     }
 
     async fn prune(

@@ -143,3 +143,27 @@ pub(crate) async fn spending_is_summed_by_asker_day_and_month(bench: &Bench) {
     let expected = [("key/ann".to_owned(), 100, 107), ("user/bob".to_owned(), 20, 20)];
     assert_eq!(spent(bench, 1).await, expected);
 }
+
+pub(crate) async fn what_left_long_ago_is_dropped_a_few_at_a_time_and_what_is_open_stays(
+    bench: &Bench,
+) {
+    for job in 1..=5 {
+        let left = NewGoldCall { at: at(i64::try_from(job).unwrap()), ..call(job, 10) };
+        reserve(bench, &left, 1_000).await;
+    }
+    let mut tx = bench.store.begin().await.unwrap();
+    for job in [1, 2, 4, 5] {
+        assert!(tx.gold().settle(uuid(job).into(), 1, settled(5)).await.unwrap());
+    }
+    tx.commit().await.unwrap();
+    let mut tx = bench.store.begin().await.unwrap();
+    assert_eq!(tx.gold().prune(at(5), 2).await.unwrap(), 2);
+    let left = tx.gold().newest(10).await.unwrap();
+    let left: Vec<_> = left.iter().map(|call| call.call.job).collect();
+    assert_eq!(left, [5, 4, 3].map(|job| uuid(job).into()));
+    assert_eq!(tx.gold().prune(at(5), 2).await.unwrap(), 1);
+    assert_eq!(tx.gold().prune(at(5), 2).await.unwrap(), 0);
+    tx.commit().await.unwrap();
+    // The one of the moment itself, and the one that nobody has settled.
+    assert_eq!(spent(bench, 6).await, [("key/ann".to_owned(), 15, 15)]);
+}

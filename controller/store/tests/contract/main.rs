@@ -122,6 +122,7 @@ promises! {
         a_reservation_counts_until_it_is_settled_and_the_cost_from_then_on,
         an_attempt_is_let_out_and_settled_once,
         what_nobody_settles_costs_the_most_that_it_could,
+        what_left_long_ago_is_dropped_a_few_at_a_time_and_what_is_open_stays,
         spending_is_summed_by_asker_day_and_month,
     }
     hosts {

@@ -46,12 +46,7 @@ impl<'t> Folded<'t> {
 
 fn folded(c: char) -> Option<char> {
     match c {
-        // Soft hyphen, zero-width characters, direction marks, joiners, the byte order mark.
-        '\u{ad}'
-        | '\u{200b}'..='\u{200f}'
-        | '\u{202a}'..='\u{202e}'
-        | '\u{2060}'..='\u{2064}'
-        | '\u{feff}' => None,
+        _ if is_unseen(c) => None,
         // Full-width forms stand in the order of ASCII.
         '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(c) - 0xff01 + 0x21),
         // One dot leader and the ideographic full stop, which resolvers take for a dot.
@@ -59,5 +54,33 @@ fn folded(c: char) -> Option<char> {
         // Hyphens that are not ASCII's.
         '\u{2010}' | '\u{2011}' => Some('-'),
         _ => Some(c),
+    }
+}
+
+/// Whether a reader sees nothing of it: what Unicode calls default ignorable (soft hyphen, joiners,
+/// zero-width characters, marks and isolates of direction, variation selectors, tags, fillers),
+/// annotation marks, and control characters that are no space.
+fn is_unseen(c: char) -> bool {
+    match c {
+        ' '..='~' | '\t'..='\r' => false,
+        '\0'..='\u{9f}' => true,
+        '\u{ad}'
+        | '\u{34f}'
+        | '\u{61c}'
+        | '\u{115f}'..='\u{1160}'
+        | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}'
+        | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fffb}'
+        | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e0fff}' => true,
+        _ => false,
     }
 }

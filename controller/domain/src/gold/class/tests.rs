@@ -80,6 +80,32 @@ fn an_address_behind_invisible_or_wide_characters_is_found() {
 }
 
 #[test]
+fn a_secret_that_is_split_by_what_nobody_sees_is_found_whole() {
+    let unseen = [
+        // Isolates of direction, and the marks before them.
+        0x2066, 0x2067, 0x2068, 0x2069, 0x61c, 0x200e, 0x202e, 0x206a, 0x206f,
+        // Zero-width, joiners, fillers.
+        0xad, 0x34f, 0x180e, 0x200b, 0x200d, 0x2060, 0x2065, 0x3164, 0xfeff, 0xffa0, 0xfff9,
+        // Variation selectors and tags.
+        0xfe00, 0xfe0f, 0xe0001, 0xe0041, 0xe007f, 0xe0100, 0xe01ef, 0x180b, 0x180f,
+        // Control characters that are no space.
+        0x0, 0x8, 0x1b, 0x7f, 0x85,
+    ];
+    for code in unseen {
+        let c = char::from_u32(code).unwrap();
+        let token = format!("ghp_0123456789{c}abcdefghij{c}ABCDEFGHIJ012345");
+        only(&format!("use {token}"), &token, DataClass::Secret);
+        let address = format!("10.2{c}0.3.4");
+        only(&format!("ping {address}."), &address, DataClass::PrivateAddress);
+        let name = format!("x{c}99");
+        only(&format!("wake {name} now"), &name, DataClass::HostName);
+    }
+    for space in ['\n', '\t', '\r', ' '] {
+        assert_eq!(found(&format!("x{space}99")), [], "{space:?}");
+    }
+}
+
+#[test]
 fn hosts_and_names_of_home_networks_are_found() {
     for (text, part) in [
         ("wake X99 now", "X99"),

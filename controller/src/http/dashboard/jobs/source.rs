@@ -10,7 +10,7 @@ use homelab_domain::{
 use homelab_store::{JobFilter, PageRequest};
 use jiff::Timestamp;
 
-use super::{JobsObserved, one::OneJob};
+use super::{JobsObserved, WaitingJob, WritingJob, one::OneJob};
 use crate::{
     grpc,
     http::dashboard::{board::Source, view::RunningJob},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Jobs in each of the lists.
-const JOBS_MAX: u32 = 40;
+pub(super) const JOBS_MAX: u32 = 40;
 
 /// Where the page of one job comes from.
 #[async_trait]
@@ -55,7 +55,13 @@ impl JobsSource {
         self.jobs.site().name().to_string()
     }
 
-    fn running(&self, job: &Job, now: Timestamp) -> (RunningJob, Option<f64>) {
+    fn waiting(&self, job: &Job) -> WaitingJob {
+        let explained = self.jobs.explain_from_memory(job);
+        let place = self.jobs.plan().standing(job.id()).and(explained.position);
+        WaitingJob { job: grpc::job::job(job), place, expected_wait: explained.expected_wait }
+    }
+
+    fn running(&self, job: &Job, now: Timestamp) -> WritingJob {
         let live = self.jobs.lives().get(job.id());
         let glimpse = live.map(|live| live.glimpse()).unwrap_or_default();
         let rate = match job.state() {
@@ -68,7 +74,8 @@ impl JobsSource {
         // The text of a job that leaves no text behind is for nobody but who asked.
         let is_shown = job.spec().record == Record::Full;
         let tail = if is_shown { glimpse.tail } else { String::new() };
-        (RunningJob { job: grpc::job::job(job), pieces: glimpse.pieces, tail }, rate)
+        let running = RunningJob { job: grpc::job::job(job), pieces: glimpse.pieces, tail };
+        WritingJob { running, rate, is_shown }
     }
 }
 
@@ -88,13 +95,12 @@ impl Source<JobsObserved> for JobsSource {
         let mut waiting = self.jobs.parts().store.read().await?.jobs().pending(JOBS_MAX).await?;
         let waiting_count = queues.iter().map(|queue| queue.queued.jobs()).sum::<u64>();
         waiting.truncate(JOBS_MAX as usize);
-        let (plan, now) = (self.jobs.plan(), self.jobs.parts().clock.now());
-        let place = |job: &Job| plan.standing(job.id()).map(|standing| standing.position);
+        let now = self.jobs.parts().clock.now();
         Ok(JobsObserved {
             site: self.site(),
             queues: queues.into_iter().map(grpc::job::convert::queue_plan).collect(),
             waiting_count: usize::try_from(waiting_count).unwrap_or(usize::MAX),
-            waiting: waiting.iter().map(|job| (grpc::job::job(job), place(job))).collect(),
+            waiting: waiting.iter().map(|job| self.waiting(job)).collect(),
             running: running.iter().map(|job| self.running(job, now)).collect(),
             ended: ended.iter().map(grpc::job::job).collect(),
         })
@@ -111,11 +117,21 @@ impl OneJobSource for JobsSource {
             true => None,
             false => Some(grpc::job::convert::explanation(self.jobs.explain(&job).await?)),
         };
+        let is_shown = job.spec().record == Record::Full;
         let mut shown = grpc::job::job(&job);
-        if is_over && job.spec().record == Record::Full {
+        if is_shown && job.attempts().given > 0 {
             shown.answer = self.jobs.answer(id).await?;
         }
-        let events = events.iter().map(grpc::job::convert::event).collect();
-        Ok(Some(OneJob { site: self.site(), job: shown, events, explanation }))
+        let writing = job.state().kind().is_owned();
+        let now = self.jobs.parts().clock.now();
+        Ok(Some(OneJob {
+            site: self.site(),
+            job: shown,
+            events: events.iter().map(grpc::job::convert::event).collect(),
+            explanation,
+            writing: writing.then(|| self.running(&job, now)),
+            is_shown,
+            is_over,
+        }))
     }
 }

@@ -48,9 +48,16 @@ fn what_waits_runs_and_ended_is_told_with_why_rate_and_attempts() {
             reasons: vec!["x99 is asleep".to_owned()],
             ..QueuePlan::default()
         }],
-        waiting: vec![(job(JobState::Waiting), Some(2))],
-        waiting_count: 3,
-        running: vec![(running, Some(24.13))],
+        waiting: vec![
+            WaitingJob {
+                job: job(JobState::Waiting),
+                place: Some(2),
+                expected_wait: Some(Duration::from_secs(95)),
+            },
+            WaitingJob { job: job(JobState::Waiting), ..WaitingJob::default() },
+        ],
+        waiting_count: 4,
+        running: vec![WritingJob { running, rate: Some(24.13), is_shown: true }],
         ended: vec![job(JobState::Failed)],
         ..JobsObserved::default()
     };
@@ -59,9 +66,12 @@ fn what_waits_runs_and_ended_is_told_with_why_rate_and_attempts() {
         "they wait for x99 to wake",
         "1 awaited",
         "and 2 more",
+        "in about 95 s",
+        "not known yet",
         "24.1 a second",
-        "7 pieces",
-        "120 tokens · 24.0 a second · 5.0 s",
+        "about 7 tokens",
+        "120 tokens",
+        "in 5.0 s",
         "href=\"/jobs/0192\"",
         "data-events=\"/events/jobs\"",
     ] {
@@ -97,10 +107,34 @@ fn the_life_of_a_job_is_a_time_line_and_its_text_is_only_text() {
         ..OneJob::default()
     };
     let page = one::page(&observed, &viewer(), Timestamp::UNIX_EPOCH).expect("renders");
-    for words in ["95 s", "in the house", "labctl job show 0192", "running"] {
+    for words in
+        ["for 95 s", "waited <strong>95 s", "in the house", "labctl job show 0192", "running"]
+    {
         assert!(page.contains(words), "{words}: {page}");
     }
     assert!(!page.contains("<img src=x"), "{page}");
+}
+
+#[test]
+fn a_job_that_leaves_no_text_behind_says_so_in_place_of_its_text() {
+    let running = RunningJob { job: job(JobState::Running), pieces: 7, tail: String::new() };
+    let private = WritingJob { running, ..WritingJob::default() };
+    let observed = JobsObserved { running: vec![private.clone()], ..JobsObserved::default() };
+    let list = page(&observed, &viewer(), 0, Timestamp::UNIX_EPOCH).expect("renders");
+    assert!(list.contains("not shown: it leaves no text behind"), "{list}");
+    let observed =
+        OneJob { job: job(JobState::Running), writing: Some(private), ..OneJob::default() };
+    let one = one::page(&observed, &viewer(), Timestamp::UNIX_EPOCH).expect("renders");
+    assert!(one.contains("only who asked has seen it") && one.contains("about 7 tokens"), "{one}");
+}
+
+#[test]
+fn only_the_page_of_an_open_job_is_looked_for_again() {
+    let page = |is_over| {
+        let observed = OneJob { job: job(JobState::Running), is_over, ..OneJob::default() };
+        one::page(&observed, &viewer(), Timestamp::UNIX_EPOCH).expect("renders")
+    };
+    assert!(page(false).contains("data-every=") && !page(true).contains("data-every="));
 }
 
 #[test]

@@ -1,15 +1,18 @@
 //! Jobs as rows.
 
+use std::fmt;
+
+use askama::filters::HtmlSafe;
 use homelab_proto::{
     controller::v1::{Job, QueuePlan},
     inference::v1::Usage,
 };
 use jiff::SignedDuration;
 
-use super::JobsObserved;
+use super::{JobsObserved, WaitingJob, WritingJob};
 use crate::http::dashboard::{
     moment::{Ages, Moment, span},
-    view::{JobRow, Tone, duration, job_row, moment, rto, tier_word},
+    view::{JobRow, Tone, about, duration, job_row, moment, rto, tier_word},
 };
 
 /// What will be done with one queue.
@@ -24,33 +27,82 @@ pub(super) struct QueueRow {
     pub(super) running: String,
     pub(super) decision: String,
     pub(super) reasons: Vec<String>,
-    pub(super) next_in: String,
-    pub(super) done_in: String,
+    pub(super) next_in: Expected,
+    pub(super) done_in: Expected,
 }
 
-/// One job, in any of the lists.
+/// A job that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Row {
-    pub(super) id: String,
-    pub(super) tone: Tone,
-    pub(super) title: String,
-    pub(super) state: &'static str,
-    pub(super) message: String,
-    pub(super) about: String,
-    /// Place in the queue, pieces written, or attempts.
+pub(super) struct WaitingRow {
+    pub(super) row: JobRow,
     pub(super) place: String,
-    /// What it writes now, or its figures.
-    pub(super) text: String,
-    pub(super) at: Moment,
+    pub(super) expected: Expected,
 }
+
+/// A job that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RunningRow {
+    pub(super) row: JobRow,
+    /// `about 57 tokens`.
+    pub(super) written: String,
+    /// `24.1 a second`; empty while nobody can tell.
+    pub(super) rate: String,
+    /// End of its text.
+    pub(super) tail: String,
+    pub(super) is_shown: bool,
+}
+
+/// A job that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct EndedRow {
+    pub(super) row: JobRow,
+    pub(super) attempts: u32,
+    /// `128 tokens`, or `none`.
+    pub(super) tokens: String,
+    /// Rate and time.
+    pub(super) figures: Vec<String>,
+}
+
+/// When something will probably happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Expected {
+    /// Nobody waits for it.
+    Nothing,
+    /// There is nothing to guess from.
+    Unknown,
+    /// In `5 min`.
+    In(String),
+}
+
+impl Expected {
+    fn of(wait: Option<SignedDuration>) -> Self {
+        wait.map_or(Self::Unknown, |wait| Self::In(span(wait)))
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("–"),
+            Self::Unknown => f.write_str("<span class=\"absent\">not known yet</span>"),
+            Self::In(wait) => write!(f, "in about {wait}"),
+        }
+    }
+}
+
+/// Written by us from a number only.
+impl HtmlSafe for Expected {}
 
 pub(super) fn queues(observed: &JobsObserved) -> Vec<QueueRow> {
-    observed.queues.iter().map(queue).collect()
+    observed.queues.iter().map(|plan| queue(plan, &observed.waiting)).collect()
 }
 
-fn queue(plan: &QueuePlan) -> QueueRow {
-    let time = |time| duration(time).map_or_else(|| "–".to_owned(), span);
+fn queue(plan: &QueuePlan, waiting: &[WaitingJob]) -> QueueRow {
     let waits = plan.waiting > 0;
+    let expected = |wait| if waits { Expected::of(wait) } else { Expected::Nothing };
+    // What is known of the next one, such as when its host is woken, is known of the queue.
+    let next = waiting.iter().find(|waiting| waiting.job.job_id == plan.next_job_id);
+    let next = next.and_then(|next| next.expected_wait?.try_into().ok());
     QueueRow {
         tone: if plan.slots == 0 && waits { Tone::Idle } else { Tone::Ok },
         model: plan.model.clone(),
@@ -63,58 +115,69 @@ fn queue(plan: &QueuePlan) -> QueueRow {
         },
         decision: plan.decision.clone(),
         reasons: plan.reasons.clone(),
-        next_in: if waits { time(plan.expected_wait) } else { "–".to_owned() },
-        done_in: if waits { time(plan.expected_end) } else { "–".to_owned() },
+        next_in: expected(duration(plan.expected_wait).or(next)),
+        done_in: expected(duration(plan.expected_end)),
     }
 }
 
-pub(super) fn waiting(observed: &JobsObserved, ages: Ages) -> Vec<Row> {
-    let row = |(job, place): &(Job, Option<u64>)| Row {
+pub(super) fn waiting(observed: &JobsObserved, ages: Ages) -> Vec<WaitingRow> {
+    let row = |WaitingJob { job, place, expected_wait }: &WaitingJob| WaitingRow {
         place: place.map_or_else(|| "–".to_owned(), |place| place.to_string()),
-        at: Moment::new(moment(job.submitted_at), ages),
-        ..row(job, ages)
+        expected: Expected::of(expected_wait.and_then(|wait| wait.try_into().ok())),
+        row: JobRow { at: Moment::new(moment(job.submitted_at), ages), ..row(job, ages) },
     };
     observed.waiting.iter().map(row).collect()
 }
 
-pub(super) fn running(observed: &JobsObserved, ages: Ages) -> Vec<Row> {
-    let rows = observed.running.iter().map(|(running, rate)| Row {
-        place: match running.pieces {
-            0 => "reads the prompt".to_owned(),
-            1 => "1 piece".to_owned(),
-            pieces => format!("{pieces} pieces"),
-        },
-        message: rate.map(|rate| format!("{rate:.1} a second")).unwrap_or_default(),
-        text: running.tail.clone(),
-        ..row(&running.job, ages)
+pub(super) fn running(observed: &JobsObserved, ages: Ages) -> Vec<RunningRow> {
+    let rows = observed.running.iter().map(|writing| RunningRow {
+        written: written(writing),
+        rate: rate_words(writing.rate),
+        tail: writing.running.tail.clone(),
+        is_shown: writing.is_shown,
+        row: row(&writing.running.job, ages),
     });
     rows.collect()
 }
 
-pub(super) fn ended(observed: &JobsObserved, ages: Ages) -> Vec<Row> {
-    let row = |job: &Job| Row {
-        place: job.attempts.to_string(),
-        text: figures(job).join(" · "),
-        ..row(job, ages)
+/// A piece is a token, but for the few that are written in several.
+pub(super) fn written(writing: &WritingJob) -> String {
+    match writing.running.pieces {
+        0 => "nothing yet: it reads the prompt".to_owned(),
+        1 => "1 token".to_owned(),
+        pieces => format!("about {pieces} tokens"),
+    }
+}
+
+pub(super) fn rate_words(rate: Option<f64>) -> String {
+    rate.map(|rate| format!("{rate:.1} a second")).unwrap_or_default()
+}
+
+pub(super) fn ended(observed: &JobsObserved, ages: Ages) -> Vec<EndedRow> {
+    let row = |job: &Job| EndedRow {
+        attempts: job.attempts,
+        tokens: tokens(job).unwrap_or_else(|| "none".to_owned()),
+        figures: speed(job),
+        row: row(job, ages),
     };
     observed.ended.iter().map(row).collect()
 }
 
-/// `128 tokens`, `24.1 a second`, `5.3 s`.
+/// `128 tokens`, `24.1 a second`, `in 5.3 s`.
 pub(super) fn figures(job: &Job) -> Vec<String> {
-    let usage = job.usage.unwrap_or_default();
-    let mut figures = Vec::new();
-    if let Some(tokens) = usage.completion_tokens {
-        figures.push(if tokens == 1 { "1 token".to_owned() } else { format!("{tokens} tokens") });
-    }
-    if let Some(rate) = rate(&usage) {
-        figures.push(format!("{rate:.1} a second"));
-    }
+    tokens(job).into_iter().chain(speed(job)).collect()
+}
+
+fn tokens(job: &Job) -> Option<String> {
+    let tokens = job.usage.unwrap_or_default().completion_tokens?;
+    Some(if tokens == 1 { "1 token".to_owned() } else { format!("{tokens} tokens") })
+}
+
+fn speed(job: &Job) -> Vec<String> {
+    let rate = rate(&job.usage.unwrap_or_default()).map(|rate| rate_words(Some(rate)));
     let took = moment(job.started_at).zip(moment(job.finished_at));
-    if let Some((from, to)) = took {
-        figures.push(rto(to.duration_since(from).max(SignedDuration::ZERO)));
-    }
-    figures
+    let took = took.map(|(from, to)| to.duration_since(from).max(SignedDuration::ZERO));
+    rate.into_iter().chain(took.map(|took| format!("in {}", rto(took)))).collect()
 }
 
 fn rate(usage: &Usage) -> Option<f64> {
@@ -123,7 +186,7 @@ fn rate(usage: &Usage) -> Option<f64> {
     (elapsed > 0.0).then(|| tokens / elapsed)
 }
 
-fn row(job: &Job, ages: Ages) -> Row {
-    let JobRow { id, tone, title, state, message, about, at, .. } = job_row(job, ages);
-    Row { id, tone, title, state, message, about, place: String::new(), text: String::new(), at }
+/// Without its tokens, which stand among its figures.
+pub(super) fn row(job: &Job, ages: Ages) -> JobRow {
+    JobRow { about: about(job).join(" · "), ..job_row(job, ages) }
 }

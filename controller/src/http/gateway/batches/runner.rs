@@ -213,7 +213,7 @@ impl Runner {
             tokens_max: None,
             record: Record::Full,
             terms: Terms { class: JobClass::Batch, ..Terms::default() },
-            submitted_by: ask::submitted_by(&key),
+            submitted_by: key.submitter(),
         };
         match self.gateway.jobs.submit(submission).await {
             Ok(_) | Err(SubmitError::Full(_)) => Ok(None),
