@@ -77,18 +77,27 @@ async function talk(page) {
   if (!/tokens? · .* a second · .*its job/.test(status)) faults.push(`figures are missing: ${status}`);
   if (!/bronze/.test(await first.textContent())) faults.push("the answer does not name its tier");
 
-  const long = await ask(page, "Count from one to a thousand. Write every number as a word.");
-  await long.locator(".text p, .text li").first().waitFor();
+  // A model as small as this one may have said all before the key is pressed.
+  let stopped = null;
+  for (let tries = 0; tries < 5 && !stopped; tries += 1) {
+    const answer = await ask(page, "Tell a long story about a lighthouse and its keeper.");
+    await answer.locator(".text p").first().waitFor();
+    await page.keyboard.press("Escape");
+    await page.locator(".entry.answer:is(.stopped, .done)").nth(tries + 1).waitFor();
+    if (await answer.evaluate((entry) => entry.classList.contains("stopped"))) stopped = answer;
+  }
+  if (!stopped) throw new Error("Esc stopped no answer");
+  const job = await stopped.getByRole("link", { name: "its job" }).getAttribute("href");
+
+  const running = await ask(page, "Tell another long story, about a ship.");
+  await running.locator(".text p").first().waitFor();
   const second = await page.context().newPage();
   await second.goto(new URL("/jobs", page.url()).href);
-  await second.locator("#running td").first().waitFor();
   await second.locator("#link.on").waitFor();
-  await draw(second, "jobs-running");
-  await second.locator("#running a.name").first().click({ timeout: 2000 }).catch(() => {});
+  await second.screenshot({ path: `${folder}/jobs-running.png`, fullPage: true });
   await page.bringToFront();
   await page.keyboard.press("Escape");
-  await page.locator(".entry.answer.stopped, .entry.answer.done").nth(1).waitFor();
-  const job = await long.getByRole("link", { name: "its job" }).getAttribute("href");
+  await running.and(page.locator(".stopped, .done")).waitFor();
   await draw(page, "chat");
 
   await page.getByLabel(/silver/).check();
@@ -109,7 +118,7 @@ async function talk(page) {
   if (JSON.stringify(harmless) !== wanted) faults.push(`Markdown: ${JSON.stringify(harmless)}`);
 
   await second.goto(new URL(job, page.url()).href);
-  await second.getByText("cancelled").or(second.getByText("succeeded")).first().waitFor();
+  await second.getByText("cancelled by user/ada, whose connection ended").first().waitFor();
   await draw(second, "job-stopped");
   await second.close();
 }

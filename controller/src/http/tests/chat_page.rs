@@ -162,3 +162,15 @@ async fn one_person_fills_no_queue_from_a_page() {
     open.pop();
     assert_eq!(page.say(&lab, &wish("large", true), &[]).await.status(), StatusCode::OK);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_conversation_is_larger_than_any_form_and_gets_through() {
+    let lab = Lab::new().await;
+    let page = Page::open(&lab, Role::Operator).await;
+    lab.rig.engines.script(answer());
+    let mut wish = wish("small", true);
+    wish["messages"][0]["content"] = json!("word ".repeat(100_000));
+    let response = page.say(&lab, &wish, &[]).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(text(response).await.contains("Hello"));
+}
