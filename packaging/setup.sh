@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the demo and the tests need beside Rust: Debian packages with apt, and into `.dev/`
-# a small language model with its engine, grpcurl, other versions of PostgreSQL and OpenAI's SDKs. Does nothing
-# where all is there.
+# a small language model with its engine, grpcurl, other versions of PostgreSQL, OpenAI's SDKs, and what benches
+# measure us beside. Does nothing where all is there.
 #
 #   packaging/setup.sh [test|sdk|bench|ui]...
 set -eu
@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 missing=
 ui=
 sdk=
+peers=
 need() { # program, package
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
@@ -43,6 +44,8 @@ for what in "$@"; do
         need zstd zstd
         need prometheus-node-exporter prometheus-node-exporter
         [ -x /usr/sbin/nginx ] || need nginx nginx-light
+        need node nodejs
+        peers=yes
         ;;
     ui)
         need chromium chromium
@@ -76,6 +79,7 @@ fi
 
 packaging/dev-engine/install.sh
 packaging/dev-postgres/install.sh
+[ -z "$peers" ] || packaging/bench-peers/install.sh
 
 if [ ! -x .dev/tools/bin/grpcurl ]; then
     echo "installing grpcurl into .dev/tools"

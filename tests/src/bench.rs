@@ -8,6 +8,7 @@ mod agent;
 mod backup;
 mod dataset;
 mod durable;
+mod engine;
 mod gateway;
 mod grpc;
 mod interrupt;
@@ -19,6 +20,7 @@ mod peer;
 mod pipeline;
 mod planner;
 mod queue;
+mod queue_peers;
 mod report;
 
 use std::time::Instant;
@@ -34,20 +36,23 @@ use crate::{demo::Story, lab::Lab};
 pub enum Section {
     /// The health agent at rest and when asked, beside `prometheus-node-exporter`.
     Agent,
-    /// The OpenAI gateway, beside the engine itself and nginx in front of it.
+    /// The OpenAI gateway, beside the engine itself, nginx and LiteLLM in front of it.
     Gateway,
-    /// The durable queue on SQLite and PostgreSQL, beside raw commits by `pgbench`.
+    /// The durable queue on SQLite and PostgreSQL, beside graphile-worker, procrastinate and raw commits
+    /// by `pgbench`.
     Queue,
     /// The planner of the queue, by itself.
     Planner,
+    /// Starts of the engine, cold and warm, beside the same program started by hand.
+    Engine,
     /// Backup and drill, beside `pg_dump`, `pg_restore`, `zstd`, `restic` and `borg`.
     Backup,
 }
 
 impl Section {
     /// All, in the order of the document.
-    pub const ALL: [Self; 5] =
-        [Self::Agent, Self::Gateway, Self::Queue, Self::Planner, Self::Backup];
+    pub const ALL: [Self; 6] =
+        [Self::Agent, Self::Gateway, Self::Queue, Self::Planner, Self::Engine, Self::Backup];
 
     fn measure(self, story: &Story, scale: Scale) -> anyhow::Result<Chapter> {
         match self {
@@ -55,6 +60,7 @@ impl Section {
             Self::Gateway => gateway::measure(story, scale),
             Self::Queue => queue::measure(story, scale),
             Self::Planner => planner::measure(story, scale),
+            Self::Engine => engine::measure(story, scale),
             Self::Backup => backup::measure(story, scale),
         }
     }
@@ -63,7 +69,7 @@ impl Section {
 /// How much is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
-    /// As the document has it: about ten minutes.
+    /// As the document has it: about a quarter of an hour.
     Full,
     /// A tenth of the data and fewer rounds, to see whether all works.
     Quick,

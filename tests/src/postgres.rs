@@ -143,7 +143,13 @@ impl Cluster {
     #[must_use]
     pub fn client(&self, name: &str, database: &str) -> Program {
         // The older server comes without.
-        Program::new(text(&bin(self.major.max(MAJOR), name)))
+        self.program(&text(&bin(self.major.max(MAJOR), name)), database)
+    }
+
+    /// Any program that reads libpq's environment.
+    #[must_use]
+    pub fn program(&self, path: &str, database: &str) -> Program {
+        Program::new(path)
             .env("PGHOST", "127.0.0.1")
             .env("PGPORT", self.port.to_string())
             .env("PGUSER", USER)

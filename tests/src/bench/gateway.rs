@@ -21,8 +21,10 @@ use crate::{
     lab::{API_KEY, Daemon, HOSTS, Lab, MODEL, Ports},
 };
 
+/// Callers at once.
+const CALLERS: [u32; 3] = [1, 16, 64];
 /// Slots of the worker: as many as there are callers at once.
-const SLOTS: u32 = 16;
+const SLOTS: u32 = 64;
 /// Words of a streamed answer: 66 events with role, reason to end and `[DONE]`.
 const STREAM_TOKENS: u32 = 63;
 /// Words of a whole answer.
@@ -33,7 +35,8 @@ const STREAM_MS_MAX: f64 = 1.0;
 
 const METHOD: &str = "The engine is a mock that answers in llama-server's form as fast as the socket \
 takes it. It is asked directly, through nginx as a bare reverse proxy (one process, `proxy_buffering \
-off`, connections kept open, plain HTTP) and through ours: HTTPS, key checked, a durable row for the job \
+off`, connections kept open, plain HTTP), through LiteLLM's proxy (one process, plain HTTP, one model, the master key \
+checked, no database: it remembers nothing of a request) and through ours: HTTPS, key checked, a durable row for the job \
 in SQLite (`synchronous = FULL`), placement, a `homelab-gpu-worker` over mTLS, which opens a connection \
 to the engine for each request and always has the answer streamed. So a whole answer of 16 words is \
 17 events between engine and controller for ours, and one body for the others. The CPU of the load \
@@ -44,8 +47,7 @@ generator is not counted, but shares the cores.";
 struct Load {
     name: &'static str,
     question: Question,
-    one: Rounds,
-    many: Rounds,
+    rounds: [Rounds; CALLERS.len()],
     limit_ms: Option<f64>,
 }
 
@@ -72,9 +74,16 @@ fn measure_in(story: &Story, scale: Scale, lab: &mut Lab) -> anyhow::Result<Chap
     let logs = lab.folder().join("logs");
     let engine = Peer::mock_engine(&logs)?;
     let nginx = Peer::nginx(&logs, engine.address)?;
+    let litellm = story.step("LiteLLM starts", || Peer::litellm(&logs, engine.address))?;
     let ways = [
         way("engine itself", Server::plain(engine.address), None, engine.pid()),
         way("nginx before it", Server::plain(nginx.address), Some(nginx.pid()), engine.pid()),
+        way(
+            "LiteLLM before it",
+            Server::plain(litellm.address).with_key(API_KEY),
+            Some(litellm.pid()),
+            engine.pid(),
+        ),
         ours(lab)?,
     ];
     let runtime = runtime()?;
@@ -83,7 +92,7 @@ fn measure_in(story: &Story, scale: Scale, lab: &mut Lab) -> anyhow::Result<Chap
         let mut table = table(load.name);
         for way in &ways {
             let title = format!("{}: {}", load.name, way.name);
-            let measured = story.step(&title, || runtime.block_on(ask_both(way, &load)))?;
+            let measured = story.step(&title, || runtime.block_on(ask_all(way, &load)))?;
             row(&mut table, way, &load, &measured)?;
         }
         tables.push(table);
@@ -151,54 +160,43 @@ fn loads(scale: Scale) -> [Load; 3] {
         ),
         ending: if stream { "data: [DONE]" } else { "}" },
     };
+    let rounds = |each: [u32; CALLERS.len()]| {
+        std::array::from_fn(|place| Rounds::new(CALLERS[place], each[place]))
+    };
     [
         Load {
             name: "Whole answer of 16 words",
             question: question(false, WHOLE_TOKENS, 0),
-            one: Rounds::new(1, scale.pick(400, 100)),
-            many: Rounds::new(SLOTS, scale.pick(100, 15)),
+            rounds: rounds(scale.pick([400, 60, 20], [40, 6, 2])),
             limit_ms: Some(WHOLE_MS_MAX),
         },
         Load {
             name: "Stream of 66 events, as fast as possible",
             question: question(true, STREAM_TOKENS, 0),
-            one: Rounds::new(1, scale.pick(200, 50)),
-            many: Rounds::new(SLOTS, scale.pick(40, 8)),
+            rounds: rounds(scale.pick([200, 30, 8], [20, 3, 1])),
             limit_ms: Some(STREAM_MS_MAX),
         },
         Load {
             name: "Stream of 66 events, 5 ms apart as of a fast engine",
             question: question(true, STREAM_TOKENS, 5),
-            one: Rounds::new(1, scale.pick(20, 5)),
-            many: Rounds::new(SLOTS, scale.pick(15, 3)),
+            rounds: rounds(scale.pick([20, 15, 6], [3, 2, 1])),
             limit_ms: None,
         },
     ]
 }
 
-/// What one way cost under one load.
-#[derive(Debug)]
-struct Measured {
-    one: Answers,
-    many: Answers,
-    front: Option<[Duration; 2]>,
-    worker: Option<[Duration; 2]>,
-    engine: [Duration; 2],
-}
+/// What one way cost under one load, by so many callers.
+type Measured = Vec<(Rounds, Answers, Costs)>;
 
-async fn ask_both(way: &Way, load: &Load) -> anyhow::Result<Measured> {
+async fn ask_all(way: &Way, load: &Load) -> anyhow::Result<Measured> {
     // Connections, caches and the allocator are warm then.
     let _warm = ask(&way.server, &load.question, Rounds::new(2, 3)).await?;
-    let (one, first) = ask_counted(way, load, load.one).await?;
-    let (many, second) = ask_counted(way, load, load.many).await?;
-    let pair = |of: fn(&Costs) -> Option<Duration>| Some([of(&first)?, of(&second)?]);
-    Ok(Measured {
-        one,
-        many,
-        front: pair(|costs| costs.front),
-        worker: pair(|costs| costs.worker),
-        engine: [first.engine, second.engine],
-    })
+    let mut measured = Vec::with_capacity(load.rounds.len());
+    for rounds in load.rounds {
+        let (answers, costs) = ask_counted(way, load, rounds).await?;
+        measured.push((rounds, answers, costs));
+    }
+    Ok(measured)
 }
 
 /// CPU of each request.
@@ -239,14 +237,10 @@ fn table(name: &str) -> Table {
 
 fn row(table: &mut Table, way: &Way, load: &Load, measured: &Measured) -> anyhow::Result<()> {
     let is_ours = way.worker.is_some();
-    for (place, (rounds, answers)) in
-        [(load.one, &measured.one), (load.many, &measured.many)].into_iter().enumerate()
-    {
+    let shown = |cost: Option<Duration>| cost.map_or_else(|| "-".to_owned(), ms);
+    for (rounds, answers, costs) in measured {
         ensure!(answers.count() == rounds.total(), "not every request was answered");
-        let at = |pair: &Option<[Duration; 2]>| pair.map(|pair| pair[place]);
-        let front = at(&measured.front);
-        let shown = |cost: Option<Duration>| cost.map_or_else(|| "-".to_owned(), ms);
-        let limit = match (front, load.limit_ms) {
+        let limit = match (costs.front, load.limit_ms) {
             (Some(front), Some(limit)) if is_ours => verdict(front.as_secs_f64() * 1e3, limit),
             _ => String::new(),
         };
@@ -256,10 +250,10 @@ fn row(table: &mut Table, way: &Way, load: &Load, measured: &Measured) -> anyhow
             answers.count().to_string(),
             ms(answers.percentile(50)),
             ms(answers.percentile(99)),
-            shown(front),
+            shown(costs.front),
             limit,
-            shown(at(&measured.worker)),
-            ms(measured.engine[place]),
+            shown(costs.worker),
+            ms(costs.engine),
         ]);
     }
     Ok(())

@@ -23,6 +23,8 @@ use super::interrupt;
 
 /// No answer may take longer; a benchmark that hangs must end.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// A first word may have to wait for an engine.
+const WORD_MAX: Duration = Duration::from_secs(120);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// Who is asked.
@@ -37,6 +39,11 @@ impl Server {
     /// Over plain HTTP.
     pub(super) const fn plain(address: SocketAddr) -> Self {
         Self { address, tls: None, key: "" }
+    }
+
+    /// The same, with a key.
+    pub(super) fn with_key(self, key: &'static str) -> Self {
+        Self { key, ..self }
     }
 
     /// Over HTTPS, with a key.
@@ -198,15 +205,7 @@ async fn ask_once(
     question: &Question,
 ) -> anyhow::Result<Bytes> {
     sender.ready().await?;
-    let mut request = http::Request::builder()
-        .method(question.method.clone())
-        .uri(question.path)
-        .header(header::HOST, server.address.to_string())
-        .header(header::CONTENT_TYPE, "application/json");
-    if !server.key.is_empty() {
-        request = request.header(header::AUTHORIZATION, format!("Bearer {}", server.key));
-    }
-    let response = sender.send_request(request.body(Full::new(question.body.clone()))?).await?;
+    let response = sender.send_request(request(server, question)?).await?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
     let text = String::from_utf8_lossy(&body);
@@ -217,9 +216,88 @@ async fn ask_once(
     Ok(body)
 }
 
+fn request(server: &Server, question: &Question) -> anyhow::Result<http::Request<Full<Bytes>>> {
+    let mut request = http::Request::builder()
+        .method(question.method.clone())
+        .uri(question.path)
+        .header(header::HOST, server.address.to_string())
+        .header(header::CONTENT_TYPE, "application/json");
+    if !server.key.is_empty() {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {}", server.key));
+    }
+    Ok(request.body(Full::new(question.body.clone()))?)
+}
+
+/// Asks once over a connection of its own for a stream, and says when its first word came.
+///
+/// # Errors
+/// There was no such word.
+pub(super) async fn first_word(server: &Server, question: &Question) -> anyhow::Result<Instant> {
+    let address = server.address;
+    match &server.tls {
+        None => {
+            let stream = timeout(CONNECT_MAX, TcpStream::connect(address)).await;
+            first_word_on(stream.context("connect in time")??, server, question).await
+        }
+        Some(tls) => {
+            let stream = tls.connect(address, &address.ip().to_string(), CONNECT_MAX).await?;
+            first_word_on(stream, server, question).await
+        }
+    }
+}
+
+async fn first_word_on<S>(
+    stream: S,
+    server: &Server,
+    question: &Question,
+) -> anyhow::Result<Instant>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let reading = async move {
+        let response = sender.send_request(request(server, question)?).await?;
+        let status = response.status();
+        let mut body = response.into_body();
+        let (mut text, mut came) = (String::new(), None);
+        // To its end: what is broken off would be cancelled.
+        while let Some(frame) = body.frame().await {
+            if let Some(data) = frame?.data_ref() {
+                text.push_str(&String::from_utf8_lossy(data));
+            }
+            if came.is_none() && has_word(&text) {
+                came = Some(Instant::now());
+            }
+        }
+        came.with_context(|| {
+            format!("{address} answered {status}: {text}", address = server.address)
+        })
+    };
+    let asking = async { tokio::join!(connection, reading).1 };
+    timeout(WORD_MAX, asking).await.context("wait for a word")?
+}
+
+/// Whether one of the events so far carries text.
+fn has_word(events: &str) -> bool {
+    events.lines().filter_map(|line| line.strip_prefix("data: ")).any(|event| {
+        let event: serde_json::Value = serde_json::from_str(event).unwrap_or_default();
+        event["choices"][0]["delta"]["content"].as_str().is_some_and(|text| !text.is_empty())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_is_text_and_not_the_role_that_comes_before_it() {
+        let role =
+            "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":null}}]}\n\n";
+        let word = "data: {\"choices\":[{\"delta\":{\"content\":\"Hi\"}}]}\n\n";
+        assert!(!has_word(role));
+        assert!(!has_word(&format!("{role}{}", &word[..20])));
+        assert!(has_word(&format!("{role}{word}")));
+    }
 
     #[test]
     fn a_percentile_is_the_time_that_so_many_did_not_pass() {

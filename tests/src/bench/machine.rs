@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use jiff::Zoned;
 
 use crate::{
+    lab::workspace,
     postgres::{CLIENTS, MAJOR},
     process::command,
 };
@@ -31,7 +32,10 @@ impl Machine {
             ("homelab", env!("CARGO_PKG_VERSION").to_owned()),
             ("node exporter", version("prometheus-node-exporter", "--version")),
             ("nginx", version("nginx", "-v")),
+            ("LiteLLM", pinned("litellm==")),
             ("PostgreSQL", version(&postgres, "--version")),
+            ("graphile-worker", of_npm("graphile-worker")),
+            ("procrastinate", pinned("procrastinate==")),
             ("restic", version("restic", "version")),
             ("borg", version("borg", "--version")),
             ("zstd", version("zstd", "--version")),
@@ -84,4 +88,20 @@ fn version(program: &str, flag: &str) -> String {
     };
     let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
     String::from_utf8_lossy(&said).lines().next().unwrap_or("?").to_owned()
+}
+
+/// The version of a package of Python that the benches are pinned to.
+fn pinned(prefix: &str) -> String {
+    let file = workspace().join("packaging/bench-peers/requirements.txt");
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let found = text.lines().find_map(|line| line.strip_prefix(prefix)?.split(' ').next());
+    found.unwrap_or("?").to_owned()
+}
+
+/// The version of a package of npm that is installed.
+fn of_npm(name: &str) -> String {
+    let file = workspace().join(".dev/peers/node_modules").join(name).join("package.json");
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let package: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    package["version"].as_str().unwrap_or("not installed").to_owned()
 }

@@ -3,19 +3,33 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
 use crate::{
+    lab::{API_KEY, MODEL, workspace},
     process::{Process, command},
     wait::{Look, wait_for},
 };
 
 const START_WITHIN: Duration = Duration::from_secs(20);
+/// LiteLLM imports for a long time.
+const LITELLM_WITHIN: Duration = Duration::from_secs(180);
+
+/// A file of what is installed for benches only; the folder itself for an empty name.
+///
+/// # Errors
+/// When it is missing; says what installs it.
+pub(super) fn installed(name: &str) -> anyhow::Result<PathBuf> {
+    let folder = workspace().join(".dev/peers");
+    let path = if name.is_empty() { folder } else { folder.join(name) };
+    ensure!(path.exists(), "no {}: run `packaging/setup.sh bench`", path.display());
+    Ok(path)
+}
 
 /// A running peer; it ends with the value.
 #[derive(Debug)]
@@ -67,14 +81,67 @@ impl Peer {
         Self::start("nginx", folder, address, &mut start)
     }
 
+    /// LiteLLM's proxy before `upstream`: one process, a key that is checked, no database, and nothing
+    /// that would call out.
+    pub(super) fn litellm(folder: &Path, upstream: SocketAddr) -> anyhow::Result<Self> {
+        let address = free_address()?;
+        let text = format!(
+            "model_list:\n  - model_name: {MODEL}\n    litellm_params:\n      model: openai/{MODEL}\n      \
+             api_base: http://{upstream}/v1\n      api_key: none\n\
+             litellm_settings:\n  telemetry: false\n  num_retries: 0\n  request_timeout: 60\n\
+             general_settings:\n  master_key: {API_KEY}\n"
+        );
+        let file = folder.join("litellm.yaml");
+        fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+        let mut start = command(installed("bin/litellm")?);
+        start
+            .args(["--host", "127.0.0.1", "--port", &address.port().to_string()])
+            .args(["--num_workers", "1", "--telemetry", "False", "--config"])
+            .arg(&file)
+            .env("HOME", folder)
+            // Prices of models come with it, instead of from its repository.
+            .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+            .env("LITELLM_MODE", "PRODUCTION")
+            .env("LITELLM_LOG", "ERROR")
+            .env("DISABLE_ADMIN_UI", "True")
+            .env("NO_DOCS", "True");
+        Self::start_within(LITELLM_WITHIN, "litellm", folder, address, &mut start)
+    }
+
+    /// The development engine without a worker, with one model.
+    pub(super) fn llama_server(folder: &Path, slots: u32, context: u32) -> anyhow::Result<Self> {
+        let address = free_address()?;
+        let engine = workspace().join(".dev/engine");
+        let program = engine.join("bin/llama-server");
+        ensure!(program.exists(), "no {}: run `packaging/setup.sh`", program.display());
+        let mut start = command(program);
+        start
+            .args(["--host", "127.0.0.1", "--port", &address.port().to_string(), "-m"])
+            .arg(engine.join("model.gguf"))
+            .args(["--alias", MODEL, "-c", &(slots * context).to_string()])
+            .args(["-np", &slots.to_string()]);
+        let process = Process::start("llama-server", folder, &mut start)?;
+        Ok(Self { address, process })
+    }
+
     fn start(
         name: &str,
         folder: &Path,
         address: SocketAddr,
         start: &mut Command,
     ) -> anyhow::Result<Self> {
+        Self::start_within(START_WITHIN, name, folder, address, start)
+    }
+
+    fn start_within(
+        within: Duration,
+        name: &str,
+        folder: &Path,
+        address: SocketAddr,
+        start: &mut Command,
+    ) -> anyhow::Result<Self> {
         let mut process = Process::start(name, folder, start)?;
-        wait_for(name, START_WITHIN, || {
+        wait_for(name, within, || {
             if !process.is_running() {
                 bail!("it ended:\n{}", process.log_tail());
             }

@@ -87,7 +87,7 @@ pub(super) fn write(machine: &Machine, chapters: &[Chapter]) -> anyhow::Result<P
         "# Benchmarks\n\n\
          Written by `make bench`, which measures ours and a peer minutes apart on one machine; do not edit.\n\
          A single part is measured again by `target/install/homelab-bench agent` (`gateway`, `queue`,\n\
-         `planner`, `backup`), `--quick` shortens it. CPU time is the steadier figure; wall clock depends on what else\n\
+         `planner`, `engine`, `backup`), `--quick` shortens it. CPU time is the steadier figure; wall clock depends on what else\n\
          the machine did. Sizes in bytes and MB (10^6 bytes) as the kernel and the file system tell them.\n\n",
     );
     writeln!(text, "{}", machine.describe())?;

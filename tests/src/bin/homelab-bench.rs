@@ -23,12 +23,14 @@ struct Args {
 enum What {
     /// The health agent beside prometheus-node-exporter.
     Agent,
-    /// The OpenAI gateway beside the bare engine and nginx.
+    /// The OpenAI gateway beside the bare engine, nginx and LiteLLM.
     Gateway,
-    /// The durable queue beside raw commits by pgbench.
+    /// The durable queue beside graphile-worker, procrastinate and raw commits by pgbench.
     Queue,
     /// The planner of the queue by itself.
     Planner,
+    /// Starts of the engine, cold and warm, beside the same program started by hand.
+    Engine,
     /// Backup and drill beside pg_dump, pg_restore, zstd, restic and borg.
     Backup,
     /// Everything; writes docs/benchmarks.md.
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         What::Gateway => bench::run(&[Section::Gateway], scale),
         What::Queue => bench::run(&[Section::Queue], scale),
         What::Planner => bench::run(&[Section::Planner], scale),
+        What::Engine => bench::run(&[Section::Engine], scale),
         What::Backup => bench::run(&[Section::Backup], scale),
         What::All => bench::run(&Section::ALL, scale),
         What::MockEngine { host, port } => mock::serve(SocketAddr::new(host, port)),
