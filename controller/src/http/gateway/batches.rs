@@ -5,11 +5,7 @@ pub(in crate::http) mod runner;
 
 use std::time::Duration;
 
-use axum::{
-    body::Body,
-    extract::{Path, State},
-    response::Response,
-};
+use axum::{body::Body, extract::State, response::Response};
 use homelab_domain::{
     batch::{Batch, BatchState, Tally},
     ids::BatchId,
@@ -25,7 +21,7 @@ use super::{
     body,
     error::ApiError,
     files::{self, Made, Named},
-    head::{Known, Wanted, page},
+    head::{Id, Known, Wanted, page},
     key::Key,
     models::json,
 };
@@ -144,7 +140,7 @@ pub(super) async fn list(
 pub(super) async fn get(
     State(gateway): State<Gateway>,
     Known(key): Known,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Response, ApiError> {
     let (batch, tally) = find(&gateway, &key, &id).await?;
     Ok(json(&shown(&batch, &tally)))
@@ -154,7 +150,7 @@ pub(super) async fn get(
 pub(super) async fn cancel(
     State(gateway): State<Gateway>,
     Known(key): Known,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Response, ApiError> {
     let (batch, tally) = find(&gateway, &key, &id).await?;
     if batch.state != BatchState::InProgress {

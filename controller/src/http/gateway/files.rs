@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::{
     body::Body,
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use super::{
     ask::store_failed,
     body,
     error::ApiError,
-    head::{Known, Wanted, page},
+    head::{Id, Known, Wanted, page},
     key::Key,
     models::json,
     multipart::{self, Part},
@@ -156,7 +156,7 @@ pub(super) async fn list(
 pub(super) async fn get(
     State(gateway): State<Gateway>,
     Known(key): Known,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Response, ApiError> {
     let named = named(&id)?;
     let found = async {
@@ -185,7 +185,7 @@ pub(super) async fn get(
 pub(super) async fn content(
     State(gateway): State<Gateway>,
     Known(key): Known,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Response, ApiError> {
     let body = match named(&id)? {
         Named::Given(given) => {
@@ -212,7 +212,7 @@ pub(super) async fn content(
 pub(super) async fn remove(
     State(gateway): State<Gateway>,
     Known(key): Known,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Response, ApiError> {
     #[derive(Serialize)]
     struct Deleted {

@@ -1,9 +1,9 @@
-//! What stands before every handler: who calls, which page of a list, and what is counted.
+//! What stands before every handler: who calls, what for, which page of a list, and what is counted.
 
 use std::sync::Arc;
 
 use axum::{
-    extract::{FromRequestParts, Query, Request, State},
+    extract::{FromRequestParts, Path, Query, Request, State},
     middleware::{self, Next},
     response::Response,
     routing::MethodRouter,
@@ -45,6 +45,19 @@ impl FromRequestParts<Gateway> for Known {
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, ApiError> {
         gateway.keys.find(&parts.headers).map(Self)
+    }
+}
+
+/// What a path names at its end.
+#[derive(Debug)]
+pub(super) struct Id(pub(super) String);
+
+impl FromRequestParts<Gateway> for Id {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, ApiError> {
+        let found = Path::<String>::from_request_parts(parts, gateway).await;
+        found.map(|Path(id)| Self(id)).map_err(|_| ApiError::no_such_path(parts.uri.path()))
     }
 }
 

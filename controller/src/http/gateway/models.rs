@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use homelab_proto::inference::v1::ModelState;
 use serde::Serialize;
 
-use super::{Gateway, chat, error::ApiError, head::Known, key::Key};
+use super::{
+    Gateway, chat,
+    error::ApiError,
+    head::{Id, Known},
+    key::Key,
+};
 use crate::job::{engines::Contact, models::TierModel};
 
 #[derive(Serialize)]
@@ -50,7 +55,7 @@ pub(super) async fn list(State(gateway): State<Gateway>, Known(key): Known) -> R
 pub(super) async fn get(
     State(gateway): State<Gateway>,
     Known(key): Known,
-    Path(model): Path<String>,
+    Id(model): Id,
 ) -> Result<Response, ApiError> {
     let row = rows(&gateway, &key).find(|row| row.id == model);
     Ok(json(&row.ok_or_else(|| ApiError::model_not_found(&model))?))

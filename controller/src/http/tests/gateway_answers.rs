@@ -30,6 +30,7 @@ async fn errors_have_openais_shape_and_status() {
         (page("/v1/files?limit=many"), 400, "invalid_request"),
         (page("/v1/batches?limit=1&limit=2"), 400, "invalid_request"),
         (page("/v1/models/nowhere"), 404, "model_not_found"),
+        (page("/v1/files/%ff"), 404, "unknown_url"),
         (post("/v1/batches/b1/cancel", Some(key), "{}".to_owned()), 404, "not_found"),
         (post("/v1/nonsense", Some(key), "{}".to_owned()), 404, "unknown_url"),
         (post("/v1/models", Some(key), "{}".to_owned()), 405, "method_not_allowed"),
