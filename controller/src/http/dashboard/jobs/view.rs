@@ -57,7 +57,7 @@ pub(super) struct RunningRow {
 pub(super) struct EndedRow {
     pub(super) row: JobRow,
     pub(super) attempts: u32,
-    /// `128 tokens`, or `none`.
+    /// `128 tokens`, `not counted`, or `none`.
     pub(super) tokens: String,
     /// Rate and time.
     pub(super) figures: Vec<String>,
@@ -154,11 +154,15 @@ pub(super) fn rate_words(rate: Option<f64>) -> String {
 }
 
 pub(super) fn ended(observed: &JobsObserved, ages: Ages) -> Vec<EndedRow> {
-    let row = |job: &Job| EndedRow {
-        attempts: job.attempts,
-        tokens: tokens(job).unwrap_or_else(|| "none".to_owned()),
-        figures: speed(job),
-        row: row(job, ages),
+    let row = |job: &Job| {
+        // Who breaks off an answer is not told what it came to.
+        let uncounted = if job.started_at.is_some() { "not counted" } else { "none" };
+        EndedRow {
+            attempts: job.attempts,
+            tokens: tokens(job).unwrap_or_else(|| uncounted.to_owned()),
+            figures: speed(job),
+            row: row(job, ages),
+        }
     };
     observed.ended.iter().map(row).collect()
 }
