@@ -19,9 +19,11 @@ use homelab_proto::{
     controller::v1::{
         audit_service_server::AuditServiceServer,
         backup_schedule_service_server::BackupScheduleServiceServer,
+        context_service_server::ContextServiceServer,
         enrolment_service_server::EnrolmentServiceServer, fleet_service_server::FleetServiceServer,
         gold_service_server::GoldServiceServer, job_service_server::JobServiceServer,
-        power_service_server::PowerServiceServer, site_service_server::SiteServiceServer,
+        power_service_server::PowerServiceServer, runbook_service_server::RunbookServiceServer,
+        site_service_server::SiteServiceServer,
     },
     descriptors,
 };
@@ -51,6 +53,7 @@ use crate::{
         seal::Seal,
     },
     config::{Config, StoreConfig},
+    documents::{self, Documents},
     fleet::{
         Fleet,
         keep::ObserveHosts,
@@ -58,9 +61,9 @@ use crate::{
     },
     gold::{self, Gold, engines::GoldEngines, wire::TlsConnector},
     grpc::{
-        audit::AuditApi, backup_schedule::BackupScheduleApi, enrolment::EnrolmentApi,
-        fleet::FleetApi, gold::GoldApi, job::JobApi, power::PowerApi, site::SiteApi,
-        unbuilt::NOT_BUILT,
+        audit::AuditApi, backup_schedule::BackupScheduleApi, context::ContextApi,
+        enrolment::EnrolmentApi, fleet::FleetApi, gold::GoldApi, job::JobApi, power::PowerApi,
+        runbook::RunbookApi, site::SiteApi, unbuilt::NOT_BUILT,
     },
     http,
     job::{self, Jobs, fleet_engines::FleetEngines},
@@ -204,12 +207,14 @@ impl App {
         let parts = backup::Parts::of(&context, Arc::new(agents.clone()), signer);
         let backups = Backups::new(parts);
         let powers = Powers::new(power_parts(&context, &jobs));
+        let documents = Documents::new(documents_parts(&context));
         let assembly = Assembly {
             context: context.clone(),
             jobs: jobs.clone(),
             gold,
             backups: backups.clone(),
             powers: powers.clone(),
+            documents,
             agents,
             authority,
             own,
@@ -280,6 +285,7 @@ struct Assembly {
     gold: Gold,
     backups: Backups,
     powers: Powers,
+    documents: Documents,
     agents: GrpcAgents,
     authority: Arc<Authority>,
     own: OwnIdentity,
@@ -308,6 +314,7 @@ impl Assembly {
             fleet: context.fleet.clone(),
             backups: Arc::new(self.backups.clone()),
             store: Arc::clone(&context.store),
+            documents: self.documents.clone(),
         };
 
         let api = EnrolmentApi::new(enrolments, self.login_links());
@@ -330,7 +337,6 @@ impl Assembly {
             .service(FleetServiceServer::new(FleetApi::new(context.clone(), overviews.clone())))
             .service(AuditServiceServer::new(AuditApi::new(Arc::clone(&context.store))))
             .service(SiteServiceServer::new(SiteApi::new(context.clone())))
-            .service(JobServiceServer::new(JobApi::new(self.jobs.clone())))
             .service(PowerServiceServer::new(PowerApi::new(
                 self.powers.clone(),
                 context.tasks.clone(),
@@ -340,8 +346,8 @@ impl Assembly {
                 self.backups.clone(),
                 self.agents.clone(),
                 self.authority.roots_pem().into(),
-            )))
-            .build()?;
+            )));
+        let main = self.with_jobs(main).build()?;
 
         let dialer = Dialer::new(self.site_name.clone(), listeners.trust.clone())
             .identity(listeners.main.clone())
@@ -351,11 +357,13 @@ impl Assembly {
         self.jobs.start();
         self.backups.start(&context.driver);
         self.powers.start(&context.driver);
+        self.documents.start(&context.driver);
         self.watchers(dialer).start(context.site.clone());
         let web = http::Parts {
             context,
             jobs: &self.jobs,
             backups: &self.backups,
+            documents: &self.documents,
             overviews,
             names: &self.own.terms.dns,
         };
@@ -364,6 +372,15 @@ impl Assembly {
         main.serve_tls(listeners.grpc_server);
         main.serve_unix(listeners.admin);
         Ok(web)
+    }
+
+    /// Jobs, and what they are given.
+    fn with_jobs(&self, server: homelab_rpc::serve::Builder) -> homelab_rpc::serve::Builder {
+        let Self { jobs, documents, .. } = self;
+        server
+            .service(JobServiceServer::new(JobApi::new(jobs.clone(), documents.clone())))
+            .service(ContextServiceServer::new(ContextApi::new(documents.clone())))
+            .service(RunbookServiceServer::new(RunbookApi::new(documents.clone(), jobs.clone())))
     }
 
     fn server(&self, deny_list: &DenyList) -> homelab_rpc::serve::Builder {
@@ -476,6 +493,16 @@ fn job_parts(context: &Context, gold: &Gold) -> job::Parts {
         engines: Arc::new(GoldEngines::new(Arc::new(house), gold.clone())),
         events: context.events.clone(),
         limits: context.config.queue,
+    }
+}
+
+fn documents_parts(context: &Context) -> documents::Parts {
+    documents::Parts {
+        store: Arc::clone(&context.store),
+        clock: Arc::clone(&context.clock),
+        exec: Arc::new(SystemExec),
+        site: context.site.clone(),
+        folder: context.config.state_dir.join("context"),
     }
 }
 

@@ -237,6 +237,7 @@ impl Gold {
             tokens_max: spec.tokens_max,
             tags: &spec.terms.tags,
             request: &request,
+            attached: spec.request.attached.as_deref(),
             seed: request::seed(spec),
         };
         permit(&view.site, &view.classifier, &spec.model, wish)

@@ -2,11 +2,13 @@
 
 pub mod audit;
 pub mod backup_schedule;
+pub mod context;
 pub mod enrolment;
 pub mod fleet;
 pub mod gold;
 pub mod job;
 pub mod power;
+pub mod runbook;
 pub mod site;
 pub mod status;
 pub mod unbuilt;

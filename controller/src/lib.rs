@@ -9,6 +9,8 @@ pub mod backup;
 pub mod ca;
 pub mod cli;
 pub mod config;
+pub mod documents;
+pub mod exchange;
 pub mod fleet;
 pub mod gold;
 pub mod grpc;

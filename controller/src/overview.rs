@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use crate::{
     audit,
     ca::enrolment::SECOND_USE,
+    documents::Documents,
     fleet::{Fleet, HostView},
 };
 
@@ -74,6 +75,8 @@ pub struct Overviews {
     pub backups: Arc<dyn BackupLines>,
     /// Jobs and alarms.
     pub store: Arc<dyn Store>,
+    /// Documents that jobs are given.
+    pub documents: Documents,
 }
 
 impl Overviews {
@@ -107,6 +110,7 @@ impl Overviews {
             backups.iter().map(|line| BackupInput { risk: &line.risk }).collect();
         let jobs_input = JobsInput { failed: jobs.failed, oldest };
         let mut concerns = concerns(now, &host_inputs, &backup_inputs, &jobs_input);
+        concerns.extend(self.documents.concerns(now).await?);
         // Somebody may be in the house: nothing is worse.
         concerns.splice(0..0, alarms);
         Ok(Overview {

@@ -175,6 +175,7 @@ fn lists_are_paged() {
         "ListBackupCopies",
         "ListBackupRepositories",
         "ListBackups",
+        "ListContextSources",
         "ListCopies",
         "ListDevices",
         "ListMaintenanceWindows",

@@ -79,6 +79,8 @@ typed_ids! {
     BatchId, "batch";
     /// One file that was given to the gateway.
     FileId, "file";
+    /// One runbook.
+    RunbookId, "runbook";
 }
 
 /// A name breaks a rule.
@@ -182,6 +184,8 @@ names! {
     DrillTargetName, "drill target", label;
     /// A provider of models outside the house.
     ProviderName, "provider", label;
+    /// A source of documents.
+    SourceName, "source", label;
     /// A rule about what may leave the house.
     RuleName, "rule", label;
     /// A budget of what may be spent outside.

@@ -22,6 +22,7 @@ pub use terms::{BadTerms, JobClass, KEPT_MAX, LABEL_BYTES_MAX, NEEDS_MAX, TAGS_M
 pub use transition::{InvalidTransition, Outcome};
 
 use crate::{
+    context::Attached,
     ids::{HostName, JobId, ModelName},
     reason::{Because, Failure, Reason},
     site::Tier,
@@ -59,6 +60,16 @@ pub struct JobRequest {
     pub form: RequestForm,
     /// The bytes; empty once wiped.
     pub bytes: Vec<u8>,
+    /// What of the house's documents the bytes have in them.
+    pub attached: Option<Box<Attached>>,
+}
+
+impl JobRequest {
+    /// One without passages of documents.
+    #[must_use]
+    pub const fn new(form: RequestForm, bytes: Vec<u8>) -> Self {
+        Self { form, bytes, attached: None }
+    }
 }
 
 impl fmt::Debug for JobRequest {
@@ -116,7 +127,7 @@ impl JobSpec {
             title: String::new(),
             terms: self.terms.clone(),
             own_ahead: self.own_ahead,
-            request: JobRequest { form: self.request.form, bytes: Vec::new() },
+            request: JobRequest::new(self.request.form, Vec::new()),
         }
     }
 }

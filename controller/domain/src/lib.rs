@@ -7,6 +7,7 @@
 
 pub mod allowance;
 pub mod batch;
+pub mod context;
 pub mod copies;
 pub mod drill;
 pub mod evidence;
@@ -23,6 +24,7 @@ pub mod recovery;
 pub mod retention;
 pub mod risk;
 pub mod run;
+pub mod runbook;
 pub mod schedule;
 pub mod site;
 pub mod text;

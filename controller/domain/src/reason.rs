@@ -237,6 +237,8 @@ reasons! {
     JOBS_FAILED;
     /// A job has waited for long.
     JOB_WAITS_LONG;
+    /// A source of documents cannot be read, so that what is searched grows old.
+    CONTEXT_NOT_READ;
 }
 
 impl fmt::Display for Reason {

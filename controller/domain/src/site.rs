@@ -26,6 +26,7 @@ pub use network::{
 pub use power::{Period, Power, Price, SleepMethod, Tariff, WakeMethod, WakeRules};
 
 use crate::{
+    context::ContextSource,
     ids::{BackupName, HostName, ModelName, RepositoryName, ServiceName, SiteName},
     schedule::Zone,
 };
@@ -61,6 +62,8 @@ pub struct SiteDraft {
     pub tiers: Vec<TierConfig>,
     /// What may leave the house, to whom, and for how much.
     pub gold: Gold,
+    /// Where documents come from that jobs may be given as context.
+    pub context: Vec<ContextSource>,
 }
 
 /// A site whose parts fit together: names are unique, what is referred to
@@ -181,6 +184,12 @@ impl Site {
     #[must_use]
     pub const fn gold(&self) -> &Gold {
         &self.0.gold
+    }
+
+    /// Where documents come from that jobs may be given as context.
+    #[must_use]
+    pub fn context(&self) -> &[ContextSource] {
+        &self.0.context
     }
 
     /// The parts, to be changed and checked again.

@@ -10,6 +10,7 @@ mod job;
 mod login;
 mod power;
 mod recovery;
+mod runbook;
 mod site;
 
 use std::{path::PathBuf, time::Duration};
@@ -17,7 +18,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub use self::{
-    ai::{AiCommand, BudgetArgs, CheckArgs},
+    ai::{AiCommand, BudgetArgs, CheckArgs, ContextCommand, ContextRefreshArgs, ContextSearchArgs},
     backup::{
         AcknowledgeArgs, ApplyArgs, BackupCommand, BackupNameArgs, CancelArgs, CopiesArgs,
         CopyArgs, DrillArgs, EvidenceCommand, EvidenceListArgs, EvidenceVerifyArgs, KeepArgs,
@@ -31,6 +32,10 @@ pub use self::{
     login::{InitArgs, LoginArgs, RoleWord},
     power::{HeldWord, HoldArgs, PowerCommand, ReportArgs, SleepArgs},
     recovery::{DocsCommand, JoinArgs, KitCommand, PrintArgs, ProveArgs, RenderArgs},
+    runbook::{
+        RunbookApproveArgs, RunbookArgs, RunbookCommand, RunbookListArgs, RunbookProposeArgs,
+        RunbookRejectArgs, RunbookWord,
+    },
     site::{
         AuditCommand, AuditListArgs, CaCommand, CompletionsArgs, ManArgs, RevokeArgs, TaskCommand,
     },
@@ -146,6 +151,9 @@ pub enum Command {
     /// AI jobs: submit, follow, explain, cancel.
     #[command(subcommand)]
     Job(JobCommand),
+    /// Runbooks: propose one from a job's answer, read it, approve or reject it.
+    #[command(subcommand)]
+    Runbook(RunbookCommand),
     /// The AI half as a whole: what will be done with what waits, what may leave, what is left to spend.
     #[command(subcommand)]
     Ai(AiCommand),

@@ -78,6 +78,17 @@ paths! {
         GET_BUDGETS = "GetBudgets",
         CHECK_TEXT = "CheckText",
     }
+    "ContextService" {
+        LIST_CONTEXT_SOURCES = "ListContextSources",
+        SEARCH_CONTEXT = "SearchContext",
+        REFRESH_CONTEXT = "RefreshContext",
+    }
+    "RunbookService" {
+        PROPOSE_RUNBOOK = "ProposeRunbook",
+        LIST_RUNBOOKS = "ListRunbooks",
+        GET_RUNBOOK = "GetRunbook",
+        DECIDE_RUNBOOK = "DecideRunbook",
+    }
     "AuditService" {
         LIST_AUDIT_ENTRIES = "ListAuditEntries",
         VERIFY_AUDIT = "VerifyAudit",

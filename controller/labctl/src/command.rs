@@ -14,4 +14,5 @@ pub mod manual;
 pub mod overview;
 pub mod power;
 pub mod recovery_kit;
+pub mod runbook;
 pub mod status;

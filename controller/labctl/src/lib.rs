@@ -72,6 +72,7 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         }
         Command::Ask(args) => command::job::ask(&lab, args).await,
         Command::Ai(command) => command::ai::run(&lab, command).await,
+        Command::Runbook(command) => command::runbook::run(&lab, command).await,
         Command::Model(ModelCommand::List) => command::overview::models(&lab).await,
         Command::Ca(command) => command::ca::run(&lab, command).await,
         Command::Audit(command) => command::audit::run(&lab, command).await,

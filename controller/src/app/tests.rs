@@ -47,6 +47,7 @@ use super::*;
 
 mod access;
 mod agent;
+mod context;
 mod enrolment;
 mod gold;
 mod life;

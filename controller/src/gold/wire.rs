@@ -7,11 +7,8 @@
 
 use std::{
     fmt,
-    future::{Future, poll_fn},
     path::{Path, PathBuf},
-    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -28,17 +25,11 @@ use homelab_common::{
 use homelab_domain::site::{Provider, ProviderUrl};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::Full;
-use hyper::{
-    body::{Body as _, Incoming},
-    client::conn::http1,
-};
-use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 use super::ledger::Ticket;
+use crate::exchange;
+pub use crate::exchange::Connection;
 
 /// The CAs that Debian trusts.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -54,11 +45,6 @@ const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 
 /// How long a provider may take to say why it refuses.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(10);
-
-/// A connection to a provider.
-pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 /// Opens connections that leave the house.
 #[async_trait]
@@ -181,22 +167,9 @@ fn host_header(url: &ProviderUrl) -> String {
     authority.strip_suffix(":443").unwrap_or(&authority).to_owned()
 }
 
-type Driven = Pin<Box<http1::Connection<TokioIo<Box<dyn Connection>>, Full<Bytes>>>>;
-
 /// An answer as far as it was read. Dropping it ends the request.
-pub struct Exchange {
-    headers: HeaderMap,
-    body: Incoming,
-    connection: Option<Driven>,
-    // While it lives, the connection stays open for the answer.
-    _sender: http1::SendRequest<Full<Bytes>>,
-}
-
-impl fmt::Debug for Exchange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exchange").finish_non_exhaustive()
-    }
-}
+#[derive(Debug)]
+pub struct Exchange(exchange::Exchange);
 
 impl Exchange {
     /// Sends what the ticket lets out and returns once the provider has begun to answer.
@@ -220,36 +193,26 @@ impl Exchange {
             .body(Full::new(Bytes::copy_from_slice(ticket.outbound().body())))
             .map_err(WireError::Request)?;
         let connection = connector.connect(ticket).await?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(connection)).await.map_err(WireError::Broken)?;
-        let mut connection = Some(Box::pin(connection));
-        let response = async {
-            let mut response = pin!(sender.send_request(request));
-            poll_fn(|context| {
-                drive(&mut connection, context);
-                response.as_mut().poll(context)
-            })
-            .await
-        };
-        let response = timeout(HEADERS_DEADLINE, response).await.map_err(|_| {
+        let starting = exchange::Exchange::start(connection, request);
+        let started = timeout(HEADERS_DEADLINE, starting).await.map_err(|_| {
             WireError::Deadline { what: "begun to answer", after: HEADERS_DEADLINE }
         })?;
-        let (head, body) = response.map_err(WireError::Broken)?.into_parts();
-        let mut exchange = Self { headers: head.headers, body, connection, _sender: sender };
-        if head.status == StatusCode::OK {
-            return Ok(exchange);
+        let mut exchange = started.map_err(WireError::Broken)?;
+        if exchange.status() == StatusCode::OK {
+            return Ok(Self(exchange));
         }
-        let body = timeout(REFUSAL_DEADLINE, exchange.refusal()).await.unwrap_or_default();
-        let retry_after = exchange.headers.get(header::RETRY_AFTER);
+        let beginning = exchange.beginning(REFUSAL_BYTES_MAX);
+        let body = timeout(REFUSAL_DEADLINE, beginning).await.unwrap_or_default();
+        let retry_after = exchange.headers().get(header::RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
         let retry_after = retry_after.map(Duration::from_secs);
-        Err(WireError::Refused { status: head.status, retry_after, body })
+        Err(WireError::Refused { status: exchange.status(), retry_after, body })
     }
 
     /// The headers of the answer.
     #[must_use]
     pub const fn headers(&self) -> &HeaderMap {
-        &self.headers
+        self.0.headers()
     }
 
     /// The next bytes of the body; none at its proper end.
@@ -259,43 +222,7 @@ impl Exchange {
     /// # Errors
     /// The connection ended before the body did.
     pub async fn next(&mut self) -> Result<Option<Bytes>, WireError> {
-        loop {
-            let frame = poll_fn(|context| {
-                drive(&mut self.connection, context);
-                Pin::new(&mut self.body).poll_frame(context)
-            });
-            match frame.await {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(WireError::Broken(error)),
-                Some(Ok(frame)) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        return Ok(Some(bytes));
-                    }
-                }
-            }
-        }
-    }
-
-    async fn refusal(&mut self) -> Bytes {
-        let mut whole = Vec::new();
-        while let Ok(Some(bytes)) = self.next().await {
-            whole.extend_from_slice(&bytes);
-            if whole.len() >= REFUSAL_BYTES_MAX {
-                whole.truncate(REFUSAL_BYTES_MAX);
-                break;
-            }
-        }
-        whole.into()
-    }
-}
-
-/// Lets the connection work. An end that came too early reaches the reader through the answer.
-fn drive(connection: &mut Option<Driven>, context: &mut Context<'_>) {
-    let ended = connection
-        .as_mut()
-        .is_some_and(|connection| matches!(connection.as_mut().poll(context), Poll::Ready(_)));
-    if ended {
-        *connection = None;
+        self.0.next().await.map_err(WireError::Broken)
     }
 }
 

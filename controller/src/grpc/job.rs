@@ -12,6 +12,7 @@ use homelab_domain::{
 };
 use homelab_proto::controller::v1 as pb;
 use homelab_rpc::{
+    guard::request_id,
     peer::Peer,
     status::{Failure, Reason, fail},
 };
@@ -20,7 +21,8 @@ use pb::job_service_server::JobService;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
-use super::status::IntoStatus as _;
+use super::{context, status::IntoStatus as _};
+use crate::documents::Documents;
 use crate::job::{
     Jobs, RetryError, SubmitError,
     follow::{FollowError, Follower, Told},
@@ -36,13 +38,14 @@ const WATCH_WAITING_MAX: usize = 16;
 #[derive(Clone, Debug)]
 pub struct JobApi {
     jobs: Jobs,
+    documents: Documents,
 }
 
 impl JobApi {
-    /// Serves `jobs`.
+    /// Serves `jobs`, which may be given passages of `documents`.
     #[must_use]
-    pub fn new(jobs: Jobs) -> Self {
-        Self { jobs }
+    pub const fn new(jobs: Jobs, documents: Documents) -> Self {
+        Self { jobs, documents }
     }
 
     async fn whole(&self, job: &Job) -> Result<pb::Job, Status> {
@@ -70,9 +73,15 @@ impl JobService for JobApi {
         request: Request<pb::SubmitJobRequest>,
     ) -> Result<Response<pb::SubmitJobResponse>, Status> {
         let caller = caller(&request);
-        let request = request.into_inner();
+        let call = request_id(&request).to_owned();
+        let mut request = request.into_inner();
         let validate_only = request.validate_only;
-        let submission = convert::submission(request, caller)?;
+        let wish = request.context.take().map(context::wish);
+        let mut submission = convert::submission(request, caller)?;
+        if let Some(wish) = wish {
+            let attached = self.documents.attach(submission.request, &wish).await;
+            submission.request = attached.map_err(|error| context::attach_status(error, &call))?;
+        }
         let job = if validate_only {
             Job::submit(self.jobs.check(submission).await.map_err(refused_status)?)
         } else {

@@ -11,6 +11,7 @@ pub mod caller;
 mod chat;
 mod client;
 mod completions;
+mod context;
 pub mod cors;
 pub mod error;
 mod files;
@@ -50,7 +51,7 @@ use self::{
     meter::Meters,
     repeat::Repeats,
 };
-use crate::{http::metrics::Metrics, job::Jobs};
+use crate::{documents::Documents, http::metrics::Metrics, job::Jobs};
 
 /// Parts of the OpenAI API that are not built.
 const NOT_BUILT: [&str; 8] = [
@@ -68,6 +69,7 @@ const NOT_BUILT: [&str; 8] = [
 #[derive(Clone, Debug)]
 pub struct Gateway {
     jobs: Jobs,
+    documents: Documents,
     keys: Keys,
     meters: Meters,
     repeats: Repeats,
@@ -129,14 +131,14 @@ impl Keys {
 }
 
 impl Gateway {
-    /// A gateway to `jobs` for those who have one of `keys`.
+    /// A gateway to `jobs`, which may be given `documents`, for those who have one of `keys`.
     #[must_use]
-    pub fn new(jobs: Jobs, keys: Keys, metrics: Arc<Metrics>) -> Self {
+    pub fn new(jobs: Jobs, documents: Documents, keys: Keys, metrics: Arc<Metrics>) -> Self {
         let parts = jobs.parts();
         let started_at = parts.clock.now();
         let meters =
             Meters::new(Arc::clone(&parts.clock), Arc::clone(&parts.store), parts.tasks.clone());
-        Self { jobs, keys, meters, repeats: Repeats::default(), metrics, started_at }
+        Self { jobs, documents, keys, meters, repeats: Repeats::default(), metrics, started_at }
     }
 
     /// Starts what goes on without being asked: work on batches, and what keys have used of their day.

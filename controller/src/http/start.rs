@@ -30,7 +30,7 @@ use super::{
     server,
     session::Sessions,
 };
-use crate::{app::Context, backup::Backups, job::Jobs, overview::Overviews};
+use crate::{app::Context, backup::Backups, documents::Documents, job::Jobs, overview::Overviews};
 
 /// Largest keys file.
 const KEYS_BYTES_MAX: u64 = 1024 * 1024;
@@ -44,6 +44,8 @@ pub struct Parts<'a> {
     pub jobs: &'a Jobs,
     /// Schedules and runs of backups.
     pub backups: &'a Backups,
+    /// Documents that jobs may be given.
+    pub documents: &'a Documents,
     /// Whether all is well.
     pub overviews: Overviews,
     /// Names in the controller's certificate.
@@ -91,7 +93,7 @@ pub enum KeysError {
 /// # Errors
 /// The keys file cannot be used.
 pub fn start(parts: Parts<'_>, listener: TlsServer) -> Result<Running, KeysError> {
-    let Parts { context, jobs, backups, overviews, names } = parts;
+    let Parts { context, jobs, backups, documents, overviews, names } = parts;
     let keys_file = context.config.gateway.keys.clone();
     let ring = keys_file.as_deref().map(load).transpose()?.unwrap_or_default();
     if ring.is_empty() {
@@ -121,7 +123,7 @@ pub fn start(parts: Parts<'_>, listener: TlsServer) -> Result<Running, KeysError
     chat.start(&context.tasks);
     source::follow(&chat, &context.events, &context.tasks);
     let metrics = Arc::new(Metrics::default());
-    let gateway = Gateway::new(jobs.clone(), keys.clone(), Arc::clone(&metrics));
+    let gateway = Gateway::new(jobs.clone(), documents.clone(), keys.clone(), Arc::clone(&metrics));
     gateway.start();
     let web = Web {
         gateway: gateway.clone(),

@@ -6,6 +6,7 @@ mod gateway_answers;
 mod gateway_batches;
 mod gateway_chat;
 mod gateway_completions;
+mod gateway_context;
 mod gateway_limits;
 mod gateway_responses;
 mod gateway_router;
@@ -18,7 +19,7 @@ use std::{error::Error, time::Duration};
 use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
-use homelab_common::chance::SeededChance;
+use homelab_common::{chance::SeededChance, exec::SystemExec};
 use homelab_domain::{
     ids::JobId,
     job::{JobStateKind as Kind, Record},
@@ -46,6 +47,7 @@ use super::{
     *,
 };
 use crate::{
+    documents::{self, Documents},
     job::{
         engines::Contact,
         rig::{Rig, Step},
@@ -112,6 +114,17 @@ impl OneSource for Shelves {
     }
 }
 
+/// Documents over the store of a rig, of which nothing is read by itself.
+fn documents(rig: &Rig) -> Documents {
+    Documents::new(documents::Parts {
+        store: Arc::clone(&rig.store),
+        clock: Arc::new(rig.clock.clone()),
+        exec: Arc::new(SystemExec),
+        site: rig.jobs.parts().site.clone(),
+        folder: std::env::temp_dir(),
+    })
+}
+
 struct Lab {
     rig: Rig,
     gateway: Gateway,
@@ -144,7 +157,7 @@ impl Lab {
         };
         let keys: KeyRing = format!(
             "webui {}\nbronze-only {} bronze\nkeeper {} bronze,silver manage-models\n\
-                 few {} requests=2/min\nthrifty {} tokens=10/day at-once=1\n",
+                 few {} requests=2/min context=runbooks\nthrifty {} tokens=10/day at-once=1\n",
             hash("sk-webui"),
             hash("sk-bronze"),
             hash("sk-keeper"),
@@ -158,7 +171,8 @@ impl Lab {
         let backups = Board::new(Arc::new(Shelves));
         backups.start(&rig.tasks);
         let (keys, metrics) = (Keys::new(keys), Arc::<Metrics>::default());
-        let gateway = Gateway::new(rig.jobs.clone(), keys.clone(), Arc::clone(&metrics));
+        let gateway =
+            Gateway::new(rig.jobs.clone(), documents(&rig), keys.clone(), Arc::clone(&metrics));
         let web = Web {
             gateway: gateway.clone(),
             guard: Guard {

@@ -24,7 +24,7 @@ pub fn engine_failed() -> Reason {
 #[must_use]
 pub fn request_from_messages(messages: Vec<ChatMessage>) -> JobRequest {
     let request = ChatCompleteRequest { messages, ..Default::default() };
-    JobRequest { form: RequestForm::Chat, bytes: request.encode_to_vec() }
+    JobRequest::new(RequestForm::Chat, request.encode_to_vec())
 }
 
 /// What a worker is asked for one attempt at a job.

@@ -371,10 +371,7 @@ pub(crate) fn wish(number: u128, model: &str) -> Submission {
         model: model.to_owned(),
         tier: None,
         tiers_allowed: vec![Tier::Bronze, Tier::Silver],
-        request: JobRequest {
-            form: RequestForm::OpenaiChat,
-            bytes: b"{\"messages\":[{}]}".to_vec(),
-        },
+        request: JobRequest::new(RequestForm::OpenaiChat, b"{\"messages\":[{}]}".to_vec()),
         title: "a title".to_owned(),
         priority: None,
         deadline: None,

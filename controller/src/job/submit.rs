@@ -9,6 +9,8 @@ use homelab_domain::{
 };
 use homelab_store::{JobError, StoreError, Submitted};
 
+use crate::documents::attach::asked;
+
 use super::{
     Jobs,
     follow::Follower,
@@ -195,7 +197,9 @@ fn unchanged(error: JobError) -> Result<Option<Job>, StoreError> {
 /// Whether a call that comes again asks for what it asked for before. The text may be gone, when it was
 /// not to be kept; what is left decides then.
 fn is_same_request(before: &JobSpec, now: &JobSpec) -> bool {
-    let same_text = before.request.bytes.is_empty() || before.request == now.request;
+    let same_text = before.request.bytes.is_empty()
+        || (before.request.form == now.request.form
+            && asked(&before.request) == asked(&now.request));
     same_text
         && before.submitted_by == now.submitted_by
         && before.model == now.model

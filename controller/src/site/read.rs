@@ -1,6 +1,7 @@
 //! From TOML to a checked site.
 
 mod backup;
+mod context;
 mod gold;
 mod power;
 
@@ -43,6 +44,7 @@ pub(super) fn site(
     let ai = root.table("ai");
     let tiers = each(&ai, "tier", tier);
     let gold = gold::gold(&ai);
+    let context = context::context(&root);
     let later = LATER.into_iter().filter(|part| root.has(part)).collect();
 
     let draft = document.finish_with(|| {
@@ -61,6 +63,7 @@ pub(super) fn site(
             kit_proof_every,
             tiers: tiers?,
             gold: gold?,
+            context: context?,
         })
     })?;
     match draft.check(now) {

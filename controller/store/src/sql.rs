@@ -9,6 +9,7 @@ mod attestations;
 mod audit;
 mod batches;
 mod certificates;
+mod context;
 mod gold;
 mod hosts;
 mod jobs;
@@ -18,6 +19,7 @@ mod power;
 mod prune;
 mod requests;
 mod row;
+mod runbooks;
 mod runs;
 mod schedules;
 mod sessions;
@@ -39,9 +41,9 @@ use crate::{
     error::StoreError,
     noun::{
         attestations::Attestations, audit::Audit, batches::Batches, certificates::Certificates,
-        gold::Gold, hosts::Hosts, jobs::Jobs, leadership::Leadership, power::PowerBook,
-        requests::Requests, runs::Runs, schedules::Schedules, sessions::Sessions,
-        snapshots::Snapshots, tokens::Tokens,
+        context::Context, gold::Gold, hosts::Hosts, jobs::Jobs, leadership::Leadership,
+        power::PowerBook, requests::Requests, runbooks::Runbooks, runs::Runs, schedules::Schedules,
+        sessions::Sessions, snapshots::Snapshots, tokens::Tokens,
     },
     sqlite::Turn,
     store::Tx,
@@ -232,6 +234,14 @@ impl Tx for SqlTx {
 
     fn gold(&mut self) -> Box<dyn Gold + '_> {
         Box::new(gold::InGold(&mut self.conn))
+    }
+
+    fn context(&mut self) -> Box<dyn Context + '_> {
+        Box::new(context::InContext(&mut self.conn))
+    }
+
+    fn runbooks(&mut self) -> Box<dyn Runbooks + '_> {
+        Box::new(runbooks::InRunbooks(&mut self.conn))
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

@@ -13,9 +13,9 @@ use crate::{
     error::StoreError,
     noun::{
         attestations::Attestations, audit::Audit, batches::Batches, certificates::Certificates,
-        gold::Gold, hosts::Hosts, jobs::Jobs, leadership::Leadership, power::PowerBook,
-        requests::Requests, runs::Runs, schedules::Schedules, sessions::Sessions,
-        snapshots::Snapshots, tokens::Tokens,
+        context::Context, gold::Gold, hosts::Hosts, jobs::Jobs, leadership::Leadership,
+        power::PowerBook, requests::Requests, runbooks::Runbooks, runs::Runs, schedules::Schedules,
+        sessions::Sessions, snapshots::Snapshots, tokens::Tokens,
     },
 };
 
@@ -87,6 +87,12 @@ pub trait Tx: Send {
     fn attestations(&mut self) -> Box<dyn Attestations + '_>;
     /// Requests that left the house, and what they cost.
     fn gold(&mut self) -> Box<dyn Gold + '_>;
+
+    /// Documents that jobs may be given as context.
+    fn context(&mut self) -> Box<dyn Context + '_>;
+
+    /// Runbooks that were proposed.
+    fn runbooks(&mut self) -> Box<dyn Runbooks + '_>;
 
     /// Files and batches of the gateway, and what keys have used.
     fn batches(&mut self) -> Box<dyn Batches + '_>;

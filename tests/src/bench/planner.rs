@@ -119,6 +119,7 @@ fn site(now: Timestamp) -> anyhow::Result<Site> {
         secrets: vec![],
         kit_proof_every: KIT_PROOF_EVERY,
         gold: Gold::default(),
+        context: vec![],
         tiers: vec![tier(Tier::Bronze, 0..12)?, tier(Tier::Silver, 12..WORKERS)?],
     };
     draft.check(now).map_err(|problems| anyhow::anyhow!("{problems:?}"))
@@ -167,7 +168,7 @@ fn pending(count: u32, models: &[ModelName], now: Timestamp) -> anyhow::Result<V
             title: String::new(),
             terms: Terms::default(),
             own_ahead: 0,
-            request: JobRequest { form: RequestForm::OpenaiChat, bytes: Vec::new() },
+            request: JobRequest::new(RequestForm::OpenaiChat, Vec::new()),
         }))
     };
     (0..count).map(job).collect()

@@ -229,11 +229,11 @@ fn job() -> anyhow::Result<JobSpec> {
         title: "what is the time".to_owned(),
         terms: Terms::default(),
         own_ahead: 0,
-        request: JobRequest {
-            form: RequestForm::OpenaiChat,
-            bytes: br#"{"model":"tiny","messages":[{"role":"user","content":"what is the time"}]}"#
+        request: JobRequest::new(
+            RequestForm::OpenaiChat,
+            br#"{"model":"tiny","messages":[{"role":"user","content":"what is the time"}]}"#
                 .to_vec(),
-        },
+        ),
     })
 }
 

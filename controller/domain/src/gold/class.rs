@@ -26,6 +26,8 @@ crate::words! {
         HostName = "host-name",
         /// An address of a private network or of a network card.
         PrivateAddress = "private-address",
+        /// A passage of the house's documents that was put before the job.
+        Document = "document",
         /// A picture, a recording or a file, which nobody reads here.
         Attachment = "attachment",
         /// A key, a token, a password, or what looks as random as one.

@@ -10,6 +10,7 @@ use super::{
     request::{Found, Part, Place, reduced, rewrite},
 };
 use crate::{
+    context::{Attached, Leaves},
     ids::ModelName,
     reason::{Because, Reason},
     site::{Provider, ProviderModel, Site, Tier},
@@ -35,6 +36,8 @@ pub struct Wish<'w> {
     pub tags: &'w [String],
     /// The request in the form of OpenAI's chat API.
     pub request: &'w Value,
+    /// What was put before it of the house's own documents.
+    pub attached: Option<&'w Attached>,
     /// From which pseudonyms are drawn: the same for all attempts at a job.
     pub seed: u64,
 }
@@ -234,6 +237,23 @@ pub fn judge(
     Verdict { action, rulings, found }
 }
 
+/// What the rules say of passages of documents, beside what they say of the text in them.
+fn judge_documents(
+    verdict: &mut Verdict,
+    attached: &Attached,
+    ruling: Ruling,
+) -> Result<(), Refusal> {
+    if attached.leaves == Leaves::Never {
+        let message = "passages of documents were put before it that stay in the house; ask \
+                       without context, or for silver or bronze";
+        return Err(Refusal::new(Reason::LOCAL_ONLY, message));
+    }
+    verdict.action = verdict.action.max(ruling.action);
+    let count = u32::try_from(attached.citations.len()).unwrap_or(u32::MAX);
+    verdict.rulings.push((ruling, count));
+    Ok(())
+}
+
 /// Decides whether a job may leave the house, and in what form. The only way out.
 ///
 /// # Errors
@@ -266,7 +286,14 @@ pub fn permit(
         let message = format!("it is tagged `{LOCAL_ONLY}`; ask for silver or bronze");
         return Err(Refusal::new(Reason::LOCAL_ONLY, message));
     }
-    let verdict = judge(&site.gold().rules, classifier, &asker, &tags, wish.request);
+    let mut verdict = judge(&site.gold().rules, classifier, &asker, &tags, wish.request);
+    if let Some(attached) = wish.attached {
+        judge_documents(
+            &mut verdict,
+            attached,
+            decide(&site.gold().rules, &asker, &tags, DataClass::Document),
+        )?;
+    }
     if verdict.action == Action::Refuse {
         return Err(refused(&verdict, &asker));
     }

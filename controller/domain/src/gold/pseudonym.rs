@@ -100,7 +100,7 @@ const fn kind(class: DataClass) -> &'static str {
         DataClass::HostName => "HOST",
         DataClass::ListedWord => "WORD",
         DataClass::Person => "MAIL",
-        DataClass::Attachment | DataClass::Plain => "TEXT",
+        DataClass::Attachment | DataClass::Document | DataClass::Plain => "TEXT",
     }
 }
 

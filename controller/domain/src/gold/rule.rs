@@ -160,7 +160,8 @@ impl DataClass {
     pub const fn may(self, action: Action) -> bool {
         !matches!(
             (self, action),
-            (Self::Secret, Action::Allow) | (Self::Attachment | Self::Plain, Action::Pseudonymise)
+            (Self::Secret, Action::Allow)
+                | (Self::Attachment | Self::Document | Self::Plain, Action::Pseudonymise)
         )
     }
 }

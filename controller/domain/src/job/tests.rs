@@ -25,7 +25,7 @@ pub(crate) fn spec() -> JobSpec {
         title: "secret title".to_owned(),
         terms: Terms::default(),
         own_ahead: 0,
-        request: JobRequest { form: RequestForm::Chat, bytes: b"secret prompt".to_vec() },
+        request: JobRequest::new(RequestForm::Chat, b"secret prompt".to_vec()),
     }
 }
 

@@ -59,6 +59,7 @@ fn site() -> Site {
         secrets: vec![],
         kit_proof_every: crate::site::KIT_PROOF_EVERY,
         gold: crate::site::Gold::default(),
+        context: vec![],
         tiers: vec![
             tier(Tier::Bronze, &["cw-nas", "ryzen"], &["tiny", "small"]),
             tier(Tier::Silver, &["x99"], &["big", "small"]),
@@ -81,7 +82,7 @@ fn job(tier: Tier, wanted: &str) -> Job {
         title: String::new(),
         terms: Terms::default(),
         own_ahead: 0,
-        request: JobRequest { form: RequestForm::Chat, bytes: vec![] },
+        request: JobRequest::new(RequestForm::Chat, vec![]),
     })
 }
 

@@ -87,6 +87,7 @@ fn site(key_kept_in: &[&str]) -> Site {
         secrets: vec![secret("nas-key", key_kept_in)],
         kit_proof_every: KIT_PROOF_EVERY,
         gold: crate::site::Gold::default(),
+        context: vec![],
         tiers: vec![],
     };
     draft.check(now()).unwrap()

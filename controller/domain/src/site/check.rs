@@ -1,6 +1,7 @@
 //! What the parts of a site must have in common.
 
 mod backup;
+mod context;
 mod gold;
 mod power;
 
@@ -47,6 +48,7 @@ impl SiteDraft {
         self.secrets_fit(&mut problems);
         self.tiers_fit(&mut problems);
         self.gold_fits(&mut problems);
+        self.context_fits(&mut problems);
         if problems.is_empty() { Ok(Site(self)) } else { Err(problems) }
     }
 

@@ -10,7 +10,7 @@ use super::duration;
 #[derive(Clone, Debug, Subcommand)]
 pub enum JobCommand {
     /// Put a job into the queue and print its identifier.
-    Submit(SubmitArgs),
+    Submit(Box<SubmitArgs>),
     /// List jobs, newest first.
     List(JobListArgs),
     /// Show one job with its states and answer.
@@ -92,6 +92,10 @@ pub struct SubmitArgs {
     /// Begin within this time, and wake a host for it if need be.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub start_within: Option<Duration>,
+    /// Put documents of the house before it: of this source, or of all without a name; may be given
+    /// several times.
+    #[arg(long, value_name = "SOURCE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub with_context: Vec<String>,
     /// Forget it so long after its end, instead of when others are forgotten.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub keep_for: Option<Duration>,

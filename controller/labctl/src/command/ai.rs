@@ -1,5 +1,7 @@
 //! `labctl ai …`: what leaves the house for models outside, and what is left of the budgets.
 
+pub(crate) mod context;
+
 use homelab_common::exit::Exit;
 use homelab_proto::controller::v1::{
     BudgetStanding, CheckTextRequest, CheckTextResponse, GetBudgetsRequest, GetBudgetsResponse,
@@ -24,6 +26,7 @@ pub async fn run(lab: &Lab, command: AiCommand) -> Result<Exit, Failure> {
         AiCommand::Plan => super::job::plan(lab).await,
         AiCommand::Budget(args) => budget(lab, args.calls.into()).await,
         AiCommand::Check(args) => check(lab, args).await,
+        AiCommand::Context(command) => context::run(lab, command).await,
     }
 }
 

@@ -5,11 +5,11 @@ use std::io::Read as _;
 use homelab_common::exit::Exit;
 use homelab_proto::{
     controller::v1::{
-        CancelJobRequest, CancelJobResponse, ExplainJobRequest, ExplainJobResponse, GetJobRequest,
-        GetJobResponse, Job, JobClass, JobExplanation, JobRecord, JobState, ListJobsRequest,
-        ListJobsResponse, PlanJobsRequest, PlanJobsResponse, QueuePlan, RetryJobRequest,
-        RetryJobResponse, SubmitJobRequest, SubmitJobResponse, Tier, WatchJobRequest,
-        WatchJobResponse, watch_job_response::Event,
+        CancelJobRequest, CancelJobResponse, ContextWish, ExplainJobRequest, ExplainJobResponse,
+        GetJobRequest, GetJobResponse, Job, JobClass, JobExplanation, JobRecord, JobState,
+        ListJobsRequest, ListJobsResponse, PlanJobsRequest, PlanJobsResponse, QueuePlan,
+        RetryJobRequest, RetryJobResponse, SubmitJobRequest, SubmitJobResponse, Tier,
+        WatchJobRequest, WatchJobResponse, watch_job_response::Event,
     },
     inference::v1::{ChatMessage, ChatRole},
 };
@@ -134,9 +134,17 @@ fn on_terms(now: Timestamp, args: &SubmitArgs, request: SubmitJobRequest) -> Sub
         tags: args.tags.clone(),
         latest_start: args.start_within.and_then(|within| deadline(now, within)),
         after: args.after.clone(),
+        context: wish(&args.with_context),
         kept_for: args.keep_for.and_then(|time| time.try_into().ok()),
         ..request
     }
+}
+
+/// Documents to put before a job. A flag without a name means all sources.
+fn wish(sources: &[String]) -> Option<ContextWish> {
+    let all = sources.iter().any(String::is_empty);
+    let sources = if all { Vec::new() } else { sources.to_vec() };
+    (all || !sources.is_empty()).then(|| ContextWish { sources, ..ContextWish::default() })
 }
 
 fn request(lab: &Lab, args: &AskArgs) -> Result<SubmitJobRequest, Failure> {
@@ -236,6 +244,7 @@ async fn show(lab: &Lab, job_id: String) -> Result<Exit, Failure> {
     }
     if let Some(job) = &answer.job {
         text.push_str(&format!("\n{}\n", job.answer));
+        text.push_str(&super::ai::context::cited(&job.citations));
     }
     output::write(&text)?;
     Ok(Exit::Ok)

@@ -1,7 +1,10 @@
 //! One way out: whatever is asked, whatever the rules, whatever fails, what is for the house stays.
 
 use futures_util::future::join_all;
-use homelab_domain::site::Tier;
+use homelab_domain::{
+    context::{Attached, Leaves},
+    site::Tier,
+};
 use serde_json::json;
 
 use super::rig::{House, Rig, of_body, rule};
@@ -24,14 +27,18 @@ fn policies() -> Vec<(&'static str, String)> {
     ]
 }
 
+fn attached() -> Attached {
+    Attached { citations: Vec::new(), leaves: Leaves::Never, asked: [0; 32] }
+}
+
 /// Jobs that must not leave, with every label that says so. Each has a word that nothing outside may see.
 fn local_only(base: u128) -> Vec<Submission> {
     let mut all = Vec::new();
     for failure in FAILURES {
-        for label in 0..6_u128 {
+        for label in 0..7_u128 {
             let number = base + u128::try_from(all.len()).expect("few") + 1;
             let text = format!("CANARY {failure}");
-            let model = ["small", "large", "far-small", "far-small", "far-small", ""];
+            let model = ["small", "large", "far-small", "far-small", "far-small", "", "far-small"];
             let model = model[usize::try_from(label).expect("small")];
             let mut body = json!({"model": model, "messages": [{"role": "user", "content": text}]});
             let mut submission = match label {
@@ -46,6 +53,8 @@ fn local_only(base: u128) -> Vec<Submission> {
                 3 => submission.tier = Some(Tier::Bronze),
                 // A key that may not use gold.
                 4 => submission.tiers_allowed = vec![Tier::Bronze, Tier::Silver],
+                // Given a document of a source that never leaves.
+                6 => submission.request.attached = Some(Box::new(attached())),
                 _ => {}
             }
             all.push(submission);

@@ -15,7 +15,7 @@ use homelab_rpc::{node, status::Failure};
 use homelab_store::Piece;
 use tonic::Status;
 
-use super::invalid;
+use super::{super::context, invalid};
 use crate::{
     http::gateway::request::{self, shorten},
     job::{
@@ -131,7 +131,7 @@ fn what(
             Err(error) => return Err(invalid("openai_request", error.message())),
         };
         let bytes = openai_request.to_vec();
-        return Ok((title, JobRequest { form: RequestForm::OpenaiChat, bytes }));
+        return Ok((title, JobRequest::new(RequestForm::OpenaiChat, bytes)));
     }
     let Some(last) = messages.last() else {
         return Err(invalid(
@@ -207,6 +207,7 @@ pub(crate) fn job(job: &Job) -> pb::Job {
         latest_start: terms.latest_start.map(node::to_proto),
         after: terms.after.iter().map(ToString::to_string).collect(),
         kept_for: terms.kept_for.and_then(|time| time.try_into().ok()),
+        citations: context::citations(spec.request.attached.as_deref()),
     }
 }
 

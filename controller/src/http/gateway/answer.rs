@@ -42,6 +42,13 @@ impl Answer {
         Ok(())
     }
 
+    /// The same with our own part in it.
+    #[must_use]
+    pub(super) fn with(mut self, ours: Option<Value>) -> Self {
+        self.whole.extend(ours.map(|ours| ("homelab".to_owned(), ours)));
+        self
+    }
+
     /// The answer as one `chat.completion`, written down.
     #[must_use]
     pub(super) fn finish(self) -> Bytes {

@@ -17,12 +17,14 @@ use super::{
     Gateway,
     caller::Caller,
     client::Client,
+    context,
     error::ApiError,
     key::Key,
     outcome,
     repeat::Sent,
     request::{Delivery, Question},
 };
+use crate::documents::{attach::asked, sha256};
 use crate::job::{Accepted, SubmitError, submission::Submission};
 
 /// When a full queue is worth another try.
@@ -73,7 +75,11 @@ pub(super) async fn ask(
         Some(id) => id,
         None => job_id(gateway, key, headers)?,
     };
-    let submission = submission(id, key, &caller, headers, question, request)?;
+    let mut submission = submission(id, key, &caller, headers, question, request)?;
+    let wish = question.context.clone().or_else(|| context::of_headers(headers));
+    // A title needs no documents, whatever its connection asks for.
+    let wish = wish.filter(|_| !caller.is_background);
+    submission.request = context::attach(gateway, key, wish, submission.request).await?;
     let repeat =
         (sent != Sent::Once).then(|| gateway.repeats.keep(&key.name, question.form, request, id));
     let mut client = Client::join(&gateway.jobs, id, key.submitter(), ticket, repeat);
@@ -113,7 +119,7 @@ fn submission(
         model: question.model.clone(),
         tier: None,
         tiers_allowed: key.tiers.clone(),
-        request: JobRequest { form: question.form, bytes: request.to_vec() },
+        request: JobRequest::new(question.form, request.to_vec()),
         title: question.title.clone(),
         priority: caller.is_background.then_some(BACKGROUND_PRIORITY),
         deadline: None,
@@ -180,7 +186,7 @@ fn same_request(
             "The request with this `Idempotency-Key` has ended and its text was not kept. Send a new key.",
         ));
     }
-    if before.form != question.form || before.bytes != *request {
+    if before.form != question.form || asked(before) != sha256(&[request]) {
         return Err(other_request());
     }
     Ok(accepted)

@@ -12,12 +12,13 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::Value;
 
 use super::{
     Gateway,
     answer::Answer,
     ask::{self, Asked},
-    body,
+    body, context,
     error::ApiError,
     frame,
     head::Known,
@@ -50,10 +51,12 @@ pub(super) async fn answer(
     finish: impl FnOnce(Answer) -> Bytes,
 ) -> Result<Response, ApiError> {
     let headers = ask::headers_of(&asked);
+    let ours = context::of_job(&asked.accepted.job);
     let mut response = match question.delivery {
-        Delivery::Whole => json(finish(whole::whole(asked).await?)),
+        Delivery::Whole => json(finish(whole::whole(asked).await?.with(ours))),
         Delivery::Stream { usage } => {
-            tale::streamed(Tale::new(asked, Box::new(Chunks { usage }), &question.model))
+            let chunks = Chunks { usage, ours };
+            tale::streamed(Tale::new(asked, Box::new(chunks), &question.model))
         }
     };
     response.headers_mut().extend(headers);
@@ -69,6 +72,8 @@ pub(super) fn json(body: Bytes) -> Response {
 #[derive(Debug)]
 struct Chunks {
     usage: Usage,
+    /// Our part of the answer, which goes with its last words.
+    ours: Option<Value>,
 }
 
 impl Voice for Chunks {
@@ -76,7 +81,10 @@ impl Voice for Chunks {
         if piece.openai_chunk.is_empty() || (self.usage == Usage::Hidden && is_usage(piece)) {
             return Vec::new();
         }
-        vec![frame::data(&piece.openai_chunk)]
+        match self.ours.as_ref().and_then(|ours| context::last_chunk(piece, ours)) {
+            Some(chunk) => vec![frame::data(&chunk)],
+            None => vec![frame::data(&piece.openai_chunk)],
+        }
     }
 
     fn ending(&mut self) -> Vec<Bytes> {

@@ -3,12 +3,12 @@
 //! A keys file has one key a line, `name sha256 [tiers] [setting...]`: the SHA-256 of the key in
 //! hexadecimal, so that the file opens nothing for who reads it; the tiers separated by commas,
 //! without them all that stay in the house; and settings: `requests=60/min`, `tokens=20000/min`,
-//! `tokens=2000000/day`, `at-once=8`, and `manage-models` for who may load and unload. The one who
-//! makes a key takes 32 random bytes, so a plain hash is enough: there is nothing to guess.
+//! `tokens=2000000/day`, `at-once=8`, `manage-models` for who may load and unload, and
+//! `context=NAME,NAME` or `context=all` for who may be given documents of the house. The one who makes a key takes 32 random bytes, so a plain hash is enough: there is nothing to guess.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use homelab_domain::{allowance::Limits, site::Tier};
+use homelab_domain::{allowance::Limits, ids::SourceName, site::Tier};
 use ring::digest;
 
 /// Keys in one file.
@@ -19,6 +19,9 @@ const TIERS_DEFAULT: &[Tier] = &[Tier::Bronze, Tier::Silver];
 
 /// The setting of a key that may load and unload models.
 const MANAGE: &str = "manage-models";
+
+/// The setting of a key that may be given documents.
+const CONTEXT: &str = "context";
 
 /// The keys of the gateway.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -45,6 +48,20 @@ pub struct Key {
     pub limits: Limits,
     /// Whether it may load and unload models.
     pub models: Models,
+    /// Which documents of the house may be put before its requests.
+    pub reads: Reads,
+}
+
+/// What of the house's documents a key may be given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Reads {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// These sources.
+    Of(Vec<String>),
+    /// Every source.
+    All,
 }
 
 /// Who has a key.
@@ -184,11 +201,12 @@ fn key(line: &str) -> Result<Hashed, &'static str> {
         tiers,
         limits: Limits::default(),
         models: Models::Use,
+        reads: Reads::Nothing,
     };
     for word in words {
         setting(&mut key, word).ok_or(
-            "a setting is not one of `requests=N/min`, `tokens=N/min`, `tokens=N/day`, `at-once=N` and \
-             `manage-models`, or stands twice, or its number is not 1 or more",
+            "a setting is not one of `requests=N/min`, `tokens=N/min`, `tokens=N/day`, `at-once=N`, \
+             `context=NAMES` and `manage-models`, or stands twice, or its number is not 1 or more",
         )?;
     }
     Ok(Hashed { key: Arc::new(key), hash })
@@ -201,6 +219,13 @@ fn setting(key: &mut Key, word: &str) -> Option<()> {
         return (before == Models::Use).then_some(());
     }
     let (name, value) = word.split_once('=')?;
+    if name == CONTEXT {
+        let sources: Vec<String> = value.split(',').map(str::to_owned).collect();
+        let all_are_names = sources.iter().all(|source| SourceName::try_new(source).is_ok());
+        let reads = if value == "all" { Reads::All } else { Reads::Of(sources) };
+        let before = std::mem::replace(&mut key.reads, reads);
+        return (all_are_names && before == Reads::Nothing).then_some(());
+    }
     let (number, per) = value.split_once('/').unwrap_or((value, ""));
     let number: u64 = number.parse().ok().filter(|number| *number > 0)?;
     let small = u32::try_from(number).ok();

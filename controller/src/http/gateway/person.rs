@@ -15,7 +15,7 @@ use super::{
     answer::Answer,
     ask, body, chat,
     error::ApiError,
-    key::{Holder, Key, Models},
+    key::{Holder, Key, Models, Reads},
     request,
 };
 
@@ -70,5 +70,7 @@ fn key_of(person: &UserName) -> Arc<Key> {
         tiers: vec![Tier::Bronze, Tier::Silver, Tier::Gold],
         limits,
         models: Models::Use,
+        // Whoever is logged in may search them as well.
+        reads: Reads::All,
     })
 }

@@ -4,7 +4,8 @@ use homelab_domain::job::RequestForm;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::error::ApiError;
+use super::{context::Extension, error::ApiError};
+use crate::documents::attach::ContextWish;
 
 /// Longest title of a job, in characters.
 const TITLE_CHARS_MAX: usize = 80;
@@ -23,6 +24,8 @@ pub struct Question {
     pub delivery: Delivery,
     /// First characters of the last message or of the text, for lists of jobs.
     pub title: String,
+    /// Documents of the house to put before it.
+    pub context: Option<ContextWish>,
 }
 
 /// How the client wants its answer.
@@ -55,6 +58,7 @@ struct Wire<'a> {
     messages: Option<&'a RawValue>,
     #[serde(borrow)]
     prompt: Option<&'a RawValue>,
+    homelab: Option<Extension>,
 }
 
 #[derive(Deserialize)]
@@ -121,7 +125,8 @@ fn question(form: RequestForm, title: String, wire: Wire<'_>) -> Result<Question
     };
     let delivery =
         if wire.stream.unwrap_or_default() { Delivery::Stream { usage } } else { Delivery::Whole };
-    Ok(Question { form, model, delivery, title })
+    let context = wire.homelab.and_then(Extension::wish);
+    Ok(Question { form, model, delivery, title, context })
 }
 
 /// The first characters of a message's text, on one line.

@@ -392,7 +392,7 @@ impl InJobs<'_> {
         self.drop_pieces(id).await?;
         let sql = both("DELETE FROM job_requests WHERE job_id = $1");
         self.0.run("drop the request of a job", sql, &[text(id)]).await?;
-        let sql = both("UPDATE jobs SET title = '' WHERE id = $1");
+        let sql = both("UPDATE jobs SET title = '', attached = NULL WHERE id = $1");
         self.0.run("drop the title of a job", sql, &[text(id)]).await.map(drop)
     }
 

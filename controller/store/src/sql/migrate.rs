@@ -70,6 +70,12 @@ const STEPS: &[Step] = &[
         sqlite: include_str!("../../migrations/sqlite/0007_queue.sql"),
         postgres: include_str!("../../migrations/postgres/0007_queue.sql"),
     },
+    Step {
+        version: 8,
+        name: "context",
+        sqlite: include_str!("../../migrations/sqlite/0008_context.sql"),
+        postgres: include_str!("../../migrations/postgres/0008_context.sql"),
+    },
 ];
 
 /// The newest schema that this version knows.

@@ -129,10 +129,7 @@ pub(crate) fn job(id: u128) -> JobSpec {
         title: "what is the time".to_owned(),
         terms: Terms::default(),
         own_ahead: 0,
-        request: JobRequest {
-            form: RequestForm::OpenaiChat,
-            bytes: b"{\"model\":\"tiny\"}".to_vec(),
-        },
+        request: JobRequest::new(RequestForm::OpenaiChat, b"{\"model\":\"tiny\"}".to_vec()),
     }
 }
 

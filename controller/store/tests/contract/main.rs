@@ -19,6 +19,7 @@ mod postgres;
 mod batches;
 mod bench;
 mod certificates;
+mod context;
 mod durable;
 mod gold;
 mod hosts;
@@ -124,6 +125,15 @@ promises! {
         what_nobody_settles_costs_the_most_that_it_could,
         what_left_long_ago_is_dropped_a_few_at_a_time_and_what_is_open_stays,
         spending_is_summed_by_asker_day_and_month,
+    }
+    context {
+        documents_are_found_by_any_of_their_words,
+        no_text_is_taken_for_syntax_of_a_search,
+        a_generation_is_searched_once_it_is_whole_and_replaces_the_one_before,
+        who_was_overtaken_can_fill_and_publish_no_more,
+        what_is_known_of_a_source_says_how_fresh_it_is,
+        what_was_put_before_a_job_stays_with_it,
+        a_runbook_is_proposed_once_and_approved_as_it_was_read,
     }
     hosts {
         what_was_seen_of_a_host_only_grows,

@@ -2,9 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    context::Citation,
     gold::pseudonym::Written,
     gold::{Price, Restorer},
-    ids::{HostName, ProviderName, RuleName, SiteName},
+    ids::{HostName, ProviderName, RuleName, SiteName, SourceName},
     schedule::Zone,
     site::{ExpectedPower, Gold, Host, KIT_PROOF_EVERY, SiteDraft, TierConfig, TokensField},
 };
@@ -81,6 +82,7 @@ fn site(rules: Vec<Rule>) -> Site {
             words: vec!["zeester".to_owned()],
             currency: "EUR".to_owned(),
         },
+        context: vec![],
     };
     draft.check(Timestamp::UNIX_EPOCH).unwrap()
 }
@@ -105,6 +107,7 @@ fn wish(request: &Value) -> Wish<'_> {
         tokens_max: None,
         tags: &[],
         request,
+        attached: None,
         seed: 7,
     }
 }
@@ -336,4 +339,35 @@ proptest! {
             prop_assert_eq!(restored, text);
         }
     }
+}
+
+fn attached(leaves: Leaves) -> Attached {
+    let citation = Citation {
+        number: 1,
+        source: SourceName::try_new("homelab").unwrap(),
+        document: "docs/a.md".to_owned(),
+        heading: String::new(),
+        url: String::new(),
+        version: "c0ffee".to_owned(),
+        passage: "00".repeat(16),
+    };
+    Attached { citations: vec![citation], leaves, asked: [0; 32] }
+}
+
+#[test]
+fn passages_of_documents_stay_unless_their_source_and_a_rule_both_let_them_leave() {
+    let request = chat("hello");
+    let documents = || rule("documents", &[DataClass::Document], Action::Allow);
+    let with = |leaves, rules| {
+        let attached = attached(leaves);
+        asked(rules, Wish { attached: Some(&attached), ..wish(&request) })
+    };
+    let reason = |refusal: Refusal| refusal.because.reason;
+    let never = with(Leaves::Never, vec![plain(), documents()]).unwrap_err();
+    assert_eq!(reason(never), Reason::LOCAL_ONLY);
+    let unruled = with(Leaves::ByRule, vec![plain()]).unwrap_err();
+    assert!(unruled.because.message.contains("1 document"), "{}", unruled.because.message);
+    assert_eq!(reason(unruled), Reason::GOLD_REFUSED);
+    let let_out = with(Leaves::ByRule, vec![plain(), documents()]).unwrap();
+    assert_eq!(let_out.verdict().rules(), "plain, documents");
 }

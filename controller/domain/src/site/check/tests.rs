@@ -57,6 +57,7 @@ fn draft() -> SiteDraft {
         secrets: vec![],
         kit_proof_every: KIT_PROOF_EVERY,
         gold: crate::site::Gold::default(),
+        context: vec![],
         tiers: vec![TierConfig {
             tier: Tier::Bronze,
             hosts: vec![name("cw-nas")],

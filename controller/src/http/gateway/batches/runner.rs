@@ -21,7 +21,9 @@ use tracing::{info, warn};
 
 use super::line;
 use crate::{
-    http::gateway::{Gateway, answer::Answer, ask, error::ApiError, key::Key, outcome, request},
+    http::gateway::{
+        Gateway, answer::Answer, ask, context, error::ApiError, key::Key, outcome, request,
+    },
     job::{SubmitError, submission::Submission},
     task::{BackgroundTask, Done, Outcome},
 };
@@ -134,6 +136,7 @@ impl Runner {
         };
         let (state, row) = match answer {
             Ok(answer) => {
+                let answer = answer.with(context::of_job(&job));
                 let row = line::answered(id, &line.custom_id, 200, &answer.finish());
                 (LineState::Succeeded, row)
             }
@@ -201,12 +204,19 @@ impl Runner {
             Ok(chat) => chat,
             Err(error) => return Ok(failed(&error)),
         };
+        let request = JobRequest::new(RequestForm::OpenaiChat, line.body.clone());
+        let request = match context::attach(&self.gateway, &key, chat.context, request).await {
+            Ok(request) => request,
+            // The store is asked again for this line; anything else is its own fault.
+            Err(error) if error.status().is_server_error() => return Ok(None),
+            Err(error) => return Ok(failed(&error)),
+        };
         let submission = Submission {
             id,
             model: chat.model,
             tier: None,
             tiers_allowed: allowed(batch, &key),
-            request: JobRequest { form: RequestForm::OpenaiChat, bytes: line.body.clone() },
+            request,
             title: chat.title,
             priority: Some(batch::PRIORITY),
             deadline: Some(batch.expires_at),

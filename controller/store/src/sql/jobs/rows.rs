@@ -1,6 +1,7 @@
 //! A job as a row.
 
 use homelab_domain::{
+    context::Attached,
     job::{
         Attempts, End, Job, JobClass, JobEvent, JobParts, JobRequest, JobSpec, JobState,
         JobStateKind, Lease, Priority, Record, RequestForm, Terms, Usage,
@@ -37,9 +38,9 @@ impl InJobs<'_> {
             "INSERT INTO jobs (id, state, tier, model, priority, queue_key, submitted_by,
                submitted_at, enqueued_at, deadline, tokens_max, record, title, request_form,
                attempt, attempts_limit, reason, message, pieces, request_bytes,
-               class, chat, tags, latest_start, needs, kept_for, own_ahead)
+               class, chat, tags, latest_start, needs, kept_for, own_ahead, attached)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-               $18, 0, $19, $20, $21, $22, $23, $24, $25, $26)
+               $18, 0, $19, $20, $21, $22, $23, $24, $25, $26, $27)
              ON CONFLICT (id) DO NOTHING",
         );
         let (spec, because) = (job.spec(), job.state().because());
@@ -70,6 +71,7 @@ impl InJobs<'_> {
             maybe_text(as_json(&spec.terms.after)),
             maybe_span(spec.terms.kept_for),
             int(spec.own_ahead),
+            maybe_text(attached_as_json(&spec.request)),
         ];
         if self.0.run("keep a job", sql, &args).await? == 0 {
             return Ok(false);
@@ -163,7 +165,11 @@ fn job_of(fields: &Fields<'_>, bytes: Vec<u8>) -> Result<Job, StoreError> {
         title: fields.text("title")?,
         terms: terms_of(fields)?,
         own_ahead: fields.u32("own_ahead")?,
-        request: JobRequest { form: fields.word("request_form", RequestForm::from_word)?, bytes },
+        request: JobRequest {
+            form: fields.word("request_form", RequestForm::from_word)?,
+            bytes,
+            attached: attached_of(fields)?,
+        },
     };
     let attempts = Attempts { given: fields.u32("attempt")?, limit: fields.u32("attempts_limit")? };
     let state = state_of(fields, attempts.given)?;
@@ -186,6 +192,15 @@ fn terms_of(fields: &Fields<'_>) -> Result<Terms, StoreError> {
         after: after.map_err(|_| fields.wrong("needs"))?,
         kept_for: fields.maybe_span("kept_for")?,
     })
+}
+
+fn attached_of(fields: &Fields<'_>) -> Result<Option<Box<Attached>>, StoreError> {
+    let text = fields.maybe_text("attached")?;
+    text.map(|text| serde_json::from_str(&text).map_err(|_| fields.wrong("attached"))).transpose()
+}
+
+fn attached_as_json(request: &JobRequest) -> Option<String> {
+    request.attached.as_ref().and_then(|attached| serde_json::to_string(attached).ok())
 }
 
 /// A list as JSON; none for an empty one.
