@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use homelab_common::clock::Clock;
-use homelab_common::exec::Exec;
+use homelab_common::exec::{Exec, ExecError};
 use jiff::Timestamp;
 use tokio::sync::Mutex;
 
@@ -26,7 +26,7 @@ use crate::health::{Probes, Roots};
 
 pub use fact::{Fact, Word};
 pub use packet::{InvalidMac, Mac, SendError, Sent, magic, send};
-pub use sleep::{Asked, Mode, SleepError};
+pub use sleep::{Asked, Mode, Obeyed, SleepError};
 
 /// A hung disk must not hold those who ask.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -131,9 +131,27 @@ impl Power {
         if asked.validate_only {
             return Ok(now);
         }
+        let before = book.obeyed()?;
         book.keep(mode, &asked, now)?;
-        sleep::run(mode, &self.config.systemctl, self.exec.as_ref()).await?;
-        Ok(now)
+        let ran = sleep::run(mode, &self.config.systemctl, self.exec.as_ref()).await;
+        if let Err(SleepError::Refused(ExecError::Exit { .. } | ExecError::NotFound { .. })) = &ran
+        {
+            // Nothing came of it, for certain: the same call may be tried again.
+            book.only_fence(asked.fence, now, before)?;
+        }
+        ran.map(|()| now)
+    }
+
+    /// Makes every order under a lower fence void. Waits for one that is being carried out; says
+    /// which was carried out last.
+    ///
+    /// # Errors
+    /// A newer fence was seen; or it could not be written down.
+    pub async fn void(&self, fence: u64) -> Result<Option<Obeyed>, SleepError> {
+        let mut book = self.book.lock().await;
+        let obeyed = book.obeyed()?;
+        book.only_fence(fence, self.clock.now(), obeyed)?;
+        Ok(obeyed)
     }
 }
 

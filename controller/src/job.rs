@@ -183,6 +183,15 @@ impl Jobs {
         Ok(Some((job, events)))
     }
 
+    /// What was used for a job in all its attempts, in millijoules, by the readings of hosts that are
+    /// off until needed; none when nothing was measured.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn energy_of(&self, id: JobId) -> Result<Option<u64>, StoreError> {
+        self.0.parts.store.read().await?.power().energy_of(id).await
+    }
+
     /// The whole text of a job so far.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ pub mod board;
 pub mod demand;
 pub mod hands;
 pub mod keep;
+mod leave;
 pub mod person;
 mod picture;
 pub mod plug;
@@ -21,7 +22,7 @@ pub mod wire;
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -77,6 +78,8 @@ struct Inner {
     /// Hosts that somebody wants awake now, and who.
     asked: Mutex<BTreeMap<HostName, String>>,
     nudge: Nudge,
+    /// Whether hosts that are always on were asked what an earlier life of this controller left there.
+    looked_back: AtomicBool,
 }
 
 impl fmt::Debug for Powers {
@@ -96,6 +99,7 @@ impl Powers {
             wards: tokio::sync::Mutex::default(),
             asked: Mutex::default(),
             nudge: Nudge::default(),
+            looked_back: AtomicBool::new(false),
         }))
     }
 

@@ -225,7 +225,7 @@ impl Worker {
     }
 
     /// Takes no new requests, or takes them again; waits up to `wait` for those
-    /// that run. Gives how many still run.
+    /// that run. Gives how many still run; those that wait for a load count.
     pub async fn drain(&self, drain: bool, wait: Duration) -> u32 {
         self.0.is_draining.store(drain, Ordering::Relaxed);
         self.0.changed.send_replace(());
@@ -275,7 +275,10 @@ impl Worker {
             State::Ready(session) => session.slots().busy(),
             _ => 0,
         };
-        self.0.seats.iter().map(ready).sum()
+        // Who waits for a load was taken, and is answered or told before the host may sleep. Counted
+        // first: who gets a slot in between counts twice and not never.
+        let waiting: u32 = self.waiting().values().sum();
+        self.0.seats.iter().map(ready).sum::<u32>() + waiting
     }
 
     fn sessions(&self, model: &ModelName) -> Vec<Arc<Session>> {

@@ -1,4 +1,5 @@
-//! Switching off and suspending, each at most once for a call and only for the newest fence.
+//! Switching off and suspending, each at most once for a call and only for the newest fence, which
+//! whoever gave an order up raises.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -76,13 +77,26 @@ fn list(facts: &[Fact]) -> String {
     facts.iter().map(|fact| fact.message.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-/// The newest attempt, written down before it is made.
+/// An order that was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Obeyed {
+    /// Its fence.
+    pub fence: u64,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The newest fence, written down before anything is done under it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Newest {
+    /// Empty where nothing came of it: the fence only makes older orders void.
     request_id: String,
     mode: Mode,
     fence: u64,
     at: Timestamp,
+    /// What was carried out last.
+    #[serde(default)]
+    obeyed: Option<Obeyed>,
 }
 
 /// What was done before.
@@ -111,14 +125,37 @@ impl Book {
         Ok(same.then_some(newest.at))
     }
 
+    /// Notes an order that is about to be carried out.
     pub(super) fn keep(
         &mut self,
         mode: Mode,
         asked: &Asked,
         at: Timestamp,
     ) -> Result<(), SleepError> {
-        let request_id = asked.request_id.clone();
-        self.ledger()?.store(Newest { request_id, mode, fence: asked.fence, at })?;
+        let (request_id, fence) = (asked.request_id.clone(), asked.fence);
+        let obeyed = Some(Obeyed { fence, at });
+        self.ledger()?.store(Newest { request_id, mode, fence, at, obeyed })?;
+        Ok(())
+    }
+
+    /// What was carried out last.
+    pub(super) fn obeyed(&mut self) -> Result<Option<Obeyed>, SleepError> {
+        Ok(self.ledger()?.get().and_then(|newest| newest.obeyed))
+    }
+
+    /// Notes a fence under which nothing is done, and that no more than `obeyed` ever was.
+    pub(super) fn only_fence(
+        &mut self,
+        fence: u64,
+        at: Timestamp,
+        obeyed: Option<Obeyed>,
+    ) -> Result<(), SleepError> {
+        let newest = self.ledger()?.get();
+        if let Some(newest) = newest.filter(|newest| fence < newest.fence) {
+            return Err(SleepError::Stale { have: newest.fence, got: fence });
+        }
+        let mode = newest.map_or(Mode::PowerOff, |newest| newest.mode);
+        self.ledger()?.store(Newest { request_id: String::new(), mode, fence, at, obeyed })?;
         Ok(())
     }
 

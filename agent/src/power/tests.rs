@@ -186,6 +186,30 @@ async fn an_attempt_that_is_over_does_nothing() {
 }
 
 #[tokio::test]
+async fn an_order_that_was_made_void_does_nothing_when_it_arrives() {
+    let quiet = Quiet::new().answering("systemctl", Answer::stdout(""));
+    assert_eq!(quiet.power().void(4).await.unwrap(), None);
+    // Another process of the agent remembers it.
+    let late = quiet.power().sleep(Mode::PowerOff, asked("a", 3)).await;
+    assert!(matches!(late, Err(SleepError::Stale { have: 4, got: 3 })), "{late:?}");
+    assert_eq!(quiet.exec.calls().len(), 0);
+    quiet.power().sleep(Mode::PowerOff, asked("b", 5)).await.unwrap();
+    assert_eq!(quiet.exec.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn whoever_makes_an_order_void_learns_that_it_was_carried_out() {
+    let quiet = Quiet::new().answering("systemctl", Answer::stdout(""));
+    let power = quiet.power();
+    let at = power.sleep(Mode::PowerOff, asked("a", 3)).await.unwrap();
+    assert_eq!(power.void(4).await.unwrap(), Some(Obeyed { fence: 3, at }));
+    // And again, when the answer was lost.
+    assert_eq!(power.void(4).await.unwrap(), Some(Obeyed { fence: 3, at }));
+    let late = power.void(2).await;
+    assert!(matches!(late, Err(SleepError::Stale { have: 4, got: 2 })), "{late:?}");
+}
+
+#[tokio::test]
 async fn whatever_speaks_against_it_keeps_it_on() {
     let quiet = Quiet::new();
     quiet.process(10, "/usr/bin/kvm -id 101");
@@ -215,6 +239,10 @@ async fn only_looking_switches_nothing_off() {
 async fn a_system_that_does_not_obey_is_reported() {
     let quiet = Quiet::new()
         .answering("systemctl", Answer::exit(1, "Interactive authentication required."));
-    let refused = quiet.power().sleep(Mode::PowerOff, asked("a", 1)).await;
-    assert!(matches!(refused, Err(SleepError::Refused(_))), "{refused:?}");
+    // Nor is it taken for obedience by a caller who asks again, or who gives the order up.
+    for _ in 0..2 {
+        let refused = quiet.power().sleep(Mode::PowerOff, asked("a", 1)).await;
+        assert!(matches!(refused, Err(SleepError::Refused(_))), "{refused:?}");
+    }
+    assert_eq!(quiet.power().void(2).await.unwrap(), None);
 }

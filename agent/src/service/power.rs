@@ -98,6 +98,19 @@ impl PowerService for PowerApi {
         let at = self.sleep(Mode::Suspend, Asked { request_id, validate_only, fence }).await?;
         Ok(Response::new(pb::SuspendResponse { at: Some(to_proto(at)) }))
     }
+
+    async fn void_sleep(
+        &self,
+        request: Request<pb::VoidSleepRequest>,
+    ) -> Result<Response<pb::VoidSleepResponse>, Status> {
+        let fence = request.into_inner().fence;
+        let obeyed = self.power.void(fence).await.map_err(sleep_status)?;
+        info!(fence, "orders to sleep under a lower fence are void");
+        Ok(Response::new(pb::VoidSleepResponse {
+            obeyed_fence: obeyed.map(|obeyed| obeyed.fence),
+            obeyed_at: obeyed.map(|obeyed| to_proto(obeyed.at)),
+        }))
+    }
 }
 
 fn veto(fact: &Fact) -> pb::PowerVeto {

@@ -166,6 +166,9 @@ pub struct Usage {
     pub prompt_elapsed: Option<Duration>,
     /// Time for writing.
     pub completion_elapsed: Option<Duration>,
+    /// What it used, in millijoules; none where nothing measured it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_millijoules: Option<u64>,
 }
 
 /// What is known of every job that has ended.

@@ -50,7 +50,8 @@ impl JobApi {
 
     async fn whole(&self, job: &Job) -> Result<pb::Job, Status> {
         let answer = self.jobs.answer(job.id()).await.map_err(store_status)?;
-        Ok(pb::Job { answer, ..convert::job(job) })
+        let read = self.jobs.energy_of(job.id()).await.map_err(store_status)?;
+        Ok(pb::Job { answer, ..convert::with_energy(convert::job(job), read) })
     }
 
     async fn explanation(&self, job: &Job) -> Result<pb::JobExplanation, Status> {

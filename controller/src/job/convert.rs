@@ -89,6 +89,7 @@ pub fn usage_from_proto(usage: inference::Usage) -> Usage {
         completion_tokens: usage.completion_tokens,
         prompt_elapsed: span(usage.prompt_elapsed),
         completion_elapsed: span(usage.completion_elapsed),
+        energy_millijoules: usage.energy_joules.and_then(millijoules),
     }
 }
 
@@ -102,9 +103,21 @@ pub fn usage_to_proto(usage: Usage) -> inference::Usage {
         completion_tokens: usage.completion_tokens,
         prompt_elapsed: span(usage.prompt_elapsed),
         completion_elapsed: span(usage.completion_elapsed),
-        // A worker measures it; jobs do not keep it.
-        energy_joules: None,
+        energy_joules: usage.energy_millijoules.map(joules),
     }
+}
+
+/// Joules of a meter as a whole number of thousandths; none for what no meter says.
+fn millijoules(joules: f64) -> Option<u64> {
+    // Watt-seconds are taken for seconds, whose thousandths the standard library counts exactly.
+    let thousandths = Duration::try_from_secs_f64(joules).ok()?.as_millis();
+    u64::try_from(thousandths).ok()
+}
+
+/// The same for the wire.
+#[must_use]
+pub fn joules(millijoules: u64) -> f64 {
+    Duration::from_millis(millijoules).as_secs_f64()
 }
 
 /// A worker's own words for why it broke off.
@@ -114,5 +127,31 @@ pub fn failure_from_proto(failure: common::Failure) -> Failure {
         reason: Reason::try_new(failure.reason).unwrap_or_else(|_| engine_failed()),
         message: failure.message,
         retryable: failure.retryable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_answer_used_is_kept_to_the_thousandth_of_a_joule() {
+        let measured = inference::Usage { energy_joules: Some(35.2154), ..Default::default() };
+        let kept = usage_from_proto(measured);
+        assert_eq!(kept.energy_millijoules, Some(35_215));
+        assert_eq!(usage_to_proto(kept).energy_joules, Some(35.215));
+        for nonsense in [None, Some(-1.0), Some(f64::NAN), Some(f64::INFINITY)] {
+            let usage = inference::Usage { energy_joules: nonsense, ..Default::default() };
+            assert_eq!(usage_from_proto(usage).energy_millijoules, None, "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_kept_before_energy_was_is_read_all_the_same() {
+        let kept: Usage = serde_json::from_str(
+            r#"{"prompt_tokens":1,"completion_tokens":2,"prompt_elapsed":null,"completion_elapsed":null}"#,
+        )
+        .expect("is understood");
+        assert_eq!((kept.completion_tokens, kept.energy_millijoules), (Some(2), None));
     }
 }

@@ -180,7 +180,11 @@ impl Engines for Scripted {
                 }
                 Step::Hang | Step::Pause => std::future::pending().await,
                 Step::Done => {
-                    let usage = Usage { completion_tokens: Some(2), ..Default::default() };
+                    let usage = Usage {
+                        completion_tokens: Some(2),
+                        energy_joules: Some(1.5),
+                        ..Default::default()
+                    };
                     let finish_reason = "stop".to_owned();
                     (Event::Done(ChatDone { finish_reason, usage: Some(usage) }), "")
                 }
@@ -254,7 +258,7 @@ pub(crate) struct Rig {
     pub(crate) clock: ManualClock,
     pub(crate) tasks: Tasks,
     pub(crate) store: Arc<dyn Store>,
-    _site: watch::Sender<Arc<Site>>,
+    site: watch::Sender<Arc<Site>>,
     url: StoreUrl,
     folder: Arc<tempfile::TempDir>,
 }
@@ -319,10 +323,17 @@ impl Rig {
             events: Events::default(),
             limits,
         });
-        let rig = Self { jobs, engines, clock, tasks, store, _site: site, url, folder };
+        let rig = Self { jobs, engines, clock, tasks, store, site, url, folder };
         // A first round, after which the queue knows that it is empty.
         rig.round().await;
         rig
+    }
+
+    /// The site file is another from now on.
+    pub(crate) fn set_site(&self, change: impl FnOnce(&str) -> String) {
+        let text = change(SITE);
+        let file = SiteFile::parse("homelab.toml", &text, Timestamp::UNIX_EPOCH).expect("is valid");
+        self.site.send_replace(file.site);
     }
 
     /// The time of day.

@@ -10,6 +10,7 @@ use homelab_domain::{
     site::{Host, Site, SleepMethod},
 };
 use homelab_proto::inference::v1::Worker;
+use jiff::Timestamp;
 
 /// What is seen of a host now, from memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +47,15 @@ pub struct SleepOrder {
     pub method: SleepMethod,
 }
 
+/// An order that a host carried out, by its agent's account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Obeyed {
+    /// Its fence.
+    pub fence: u64,
+    /// When, by the host's clock.
+    pub at: Timestamp,
+}
+
 /// Reaches hosts. Every error is a sentence for people.
 #[async_trait]
 pub trait Hands: fmt::Debug + Send + Sync {
@@ -69,4 +79,7 @@ pub trait Hands: fmt::Debug + Send + Sync {
 
     /// Has its agent put it to sleep.
     async fn sleep(&self, host: &HostName, order: SleepOrder) -> Result<(), String>;
+
+    /// Has its agent carry out no order under a lower fence any more; which it carried out last.
+    async fn void(&self, host: &HostName, fence: u64) -> Result<Option<Obeyed>, String>;
 }

@@ -66,12 +66,12 @@ impl Powers {
     /// Looks at every host once and does what is to be done; a sentence for each that was.
     pub(super) async fn round(&self) -> Result<Vec<String>, homelab_store::StoreError> {
         let site = self.site();
+        let mut wards = self.0.wards.lock().await;
+        self.let_go(&site, &mut wards).await?;
         if on_demand(&site).next().is_none() {
             self.0.board.show(BTreeMap::new());
             return Ok(Vec::new());
         }
-        let mut wards = self.0.wards.lock().await;
-        wards.retain(|name, _| on_demand(&site).any(|host| host.name == *name));
         let picture = Picture::read(self).await?;
         let (mut acted, mut standings) = (Vec::new(), BTreeMap::new());
         for host in on_demand(&picture.site) {

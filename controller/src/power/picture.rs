@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use homelab_domain::{
-    ids::HostName,
+    ids::{HostName, RepositoryName},
     job::Job,
     power::{
         Hold,
@@ -12,7 +12,7 @@ use homelab_domain::{
         wake::{Demand, Failures, WakeInput},
     },
     reason::{Because, Reason},
-    run::Run,
+    run::{Run, RunKind},
     site::{ExpectedPower, Host, Site},
 };
 use homelab_store::{PowerRecord, StoreError};
@@ -121,12 +121,32 @@ impl Picture {
 
     /// Runs of backups and drills that need it.
     pub(super) fn open_work(&self, host: &HostName) -> Vec<Because> {
-        let mine = self.runs.iter().filter(|run| run.spec.host == *host);
-        mine.map(|run| {
-            let message = format!("a {} of {} runs on {host}", run.spec.kind, run.spec.backup);
-            Because::new(Reason::RUN_OPEN, message)
-        })
-        .collect()
+        let open = self.runs.iter().filter_map(|run| {
+            let where_to = if run.spec.host == *host {
+                format!("on {host}")
+            } else {
+                let name = self.repository_on(host, run)?;
+                format!("on {} with repository {name} on {host}", run.spec.host)
+            };
+            let message = format!("a {} of {} runs {where_to}", run.spec.kind, run.spec.backup);
+            Some(Because::new(Reason::RUN_OPEN, message))
+        });
+        open.collect()
+    }
+
+    /// A repository on that host that a run of another host writes or reads.
+    fn repository_on<'a>(&'a self, host: &HostName, run: &'a Run) -> Option<&'a RepositoryName> {
+        let backup = self.site.backup(&run.spec.backup)?;
+        let used: Vec<&RepositoryName> = match run.spec.kind {
+            RunKind::Backup => backup.repositories().chain(&backup.spool).collect(),
+            RunKind::Drill => {
+                vec![run.spec.repository.as_ref().unwrap_or_else(|| backup.drilled_from())]
+            }
+        };
+        let there = |name: &&RepositoryName| {
+            self.site.repository(name).is_some_and(|it| it.host.as_ref() == Some(host))
+        };
+        used.into_iter().find(there)
     }
 }
 

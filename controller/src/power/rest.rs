@@ -16,8 +16,8 @@ use super::{
     board::{PowerState, Standing},
     hands::{Look, SleepOrder},
     picture::Picture,
-    round::{Found, Round},
-    ward::Ward,
+    round::{Found, Round, STILL_FALLING},
+    ward::{Doubt, Ward},
 };
 use crate::audit::{self, CONTROLLER};
 
@@ -74,7 +74,7 @@ impl Round<'_> {
     /// It is awake: may it sleep?
     pub(super) async fn awake(&self, ward: &mut Ward) -> Result<Found, StoreError> {
         self.powers.take_asked(&self.host.name);
-        self.let_work(ward).await;
+        self.let_work(ward).await?;
         let plan = self.plan(ward, LOOK_AGE_MAX).await;
         self.count(ward, &plan).await?;
         let refused = ward.refused_until.as_ref().filter(|(until, _)| self.now() < *until);
@@ -173,12 +173,12 @@ impl Round<'_> {
             match parts.hands.drain(name, true, DRAIN_WAIT).await {
                 Ok(0) => {}
                 Ok(running) => {
-                    self.let_work(ward).await;
+                    self.let_work(ward).await?;
                     let message = format!("{running} requests run on {name} that nobody knew of");
                     return Ok(Rest::Stays(vec![Because::new(Reason::JOBS_RUNNING, message)]));
                 }
                 Err(why) => {
-                    self.let_work(ward).await;
+                    self.let_work(ward).await?;
                     return Ok(self.refused(ward, format!("its worker cannot be drained: {why}")));
                 }
             }
@@ -194,7 +194,7 @@ impl Round<'_> {
         };
         let vetoes = wish.vetoes(&again);
         if !vetoes.is_empty() {
-            self.let_work(ward).await;
+            self.let_work(ward).await?;
             return Ok(Rest::Stays(vetoes.into_iter().map(|veto| veto.because).collect()));
         }
         self.tell_to_sleep(ward, wish, fence).await
@@ -213,9 +213,13 @@ impl Round<'_> {
             SleepMethod::PowerOff | SleepMethod::Never => SleepMethod::PowerOff,
         };
         let order = SleepOrder { request_id, fence, method };
+        ward.doubt = Some(Doubt::Unanswered(fence));
         if let Err(why) = parts.hands.sleep(name, order).await {
-            self.let_work(ward).await;
-            return Ok(self.refused(ward, why));
+            self.let_work(ward).await?;
+            if ward.falling_since.is_none() {
+                return Ok(self.refused(ward, why));
+            }
+            info!(host = %name, %why, "a host obeyed, and only its answer was lost");
         }
         let now = self.powers.now();
         ward.falling_since = Some(now);
@@ -247,7 +251,8 @@ impl Round<'_> {
             return Ok(Found { standing, acted: None });
         }
         ward.falling_since = None;
-        self.let_work(ward).await;
+        ward.doubt = Some(Doubt::Over);
+        self.let_work(ward).await?;
         let waited = homelab_domain::text::span(waited);
         let why = format!("{name} was told to sleep {waited} ago and is still on");
         warn!(host = %name, waited, "a host was told to sleep and did not");
@@ -258,16 +263,52 @@ impl Round<'_> {
         Ok(Found { standing, acted: Some(why) })
     }
 
-    /// Its worker takes work again, if we had told it not to.
-    pub(super) async fn let_work(&self, ward: &mut Ward) {
-        if !ward.drained_by_us {
-            return;
+    /// Its worker takes work again, if we had told it not to. Not before every order to sleep is void:
+    /// else one that is late would switch the host off under its work.
+    pub(super) async fn let_work(&self, ward: &mut Ward) -> Result<(), StoreError> {
+        let name = &self.host.name;
+        if !ward.drained_by_us || !self.nothing_is_on_its_way(ward).await? {
+            return Ok(());
         }
-        let hands = &self.powers.0.parts.hands;
-        match hands.drain(&self.host.name, false, Duration::ZERO).await {
+        match self.powers.0.parts.hands.drain(name, false, Duration::ZERO).await {
             Ok(_) => ward.drained_by_us = false,
             Err(why) => {
-                warn!(host = %self.host.name, %why, "its worker could not be let work again");
+                warn!(host = %name, %why, "its worker could not be let work again");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether no order to sleep can be carried out any more; makes those void that could be.
+    async fn nothing_is_on_its_way(&self, ward: &mut Ward) -> Result<bool, StoreError> {
+        let (name, parts) = (&self.host.name, &self.powers.0.parts);
+        let Some(doubt) = ward.doubt else { return Ok(true) };
+        let mut tx = parts.store.begin().await?;
+        let fence = tx.power().next_fence(name).await?;
+        tx.commit().await?;
+        let obeyed = match parts.hands.void(name, fence).await {
+            Ok(obeyed) => obeyed,
+            Err(why) => {
+                warn!(host = %name, %why, "an order to sleep could not be made void");
+                return Ok(false);
+            }
+        };
+        let now = self.powers.now();
+        match doubt {
+            Doubt::Unanswered(order) if obeyed.is_some_and(|it| it.fence == order) => {
+                ward.falling_since = Some(now);
+                Ok(false)
+            }
+            Doubt::Earlier
+                if obeyed.is_some_and(|it| now.duration_since(it.at) < STILL_FALLING) =>
+            {
+                // Looked at again as if for the first time, until it has gone or stays.
+                (ward.known, ward.drained_by_us) = (false, false);
+                Ok(false)
+            }
+            Doubt::Unanswered(_) | Doubt::Earlier | Doubt::Over => {
+                ward.doubt = None;
+                Ok(true)
             }
         }
     }

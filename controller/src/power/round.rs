@@ -14,7 +14,7 @@ use super::{
     board::{PowerState, Standing},
     hands::Seen,
     picture::{Known, Picture},
-    ward::Ward,
+    ward::{Doubt, Ward},
 };
 
 /// One look at one host.
@@ -28,7 +28,7 @@ pub(super) struct Round<'a> {
 }
 
 /// How long after an order to sleep a host may still carry it out.
-const STILL_FALLING: SignedDuration = SignedDuration::from_mins(2);
+pub(super) const STILL_FALLING: SignedDuration = SignedDuration::from_mins(2);
 
 /// What came of it.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Round<'_> {
         }
         ward.fell = false;
         if first {
-            self.take_over(ward).await;
+            self.take_over(ward).await?;
         }
         self.note_loaded().await?;
         self.awake(ward).await
@@ -74,6 +74,12 @@ impl Round<'_> {
             Some(_) => self.seen.worker,
             None => self.seen.agent,
         }
+    }
+
+    /// Whether its worker takes no work, and no person wanted that.
+    pub(super) fn drains_by_us(&self) -> bool {
+        let drains = self.seen.snapshot.as_ref().is_some_and(|worker| worker.draining);
+        drains && !self.seen.drained
     }
 
     pub(super) const fn now(&self) -> Timestamp {
@@ -117,8 +123,8 @@ impl Round<'_> {
     }
 
     /// A worker that an earlier life of this controller told to take no work takes it again.
-    async fn take_over(&self, ward: &mut Ward) {
-        let drains = self.seen.snapshot.as_ref().is_some_and(|worker| worker.draining);
+    async fn take_over(&self, ward: &mut Ward) -> Result<(), StoreError> {
+        let drains = self.drains_by_us();
         let record = self.known.record.as_ref();
         let tried = record.is_some_and(|record| record.fence > 0);
         let slept_at = record.and_then(|record| record.slept_at);
@@ -126,12 +132,11 @@ impl Round<'_> {
         if drains && slept_at.is_some_and(|at| now.duration_since(at) < STILL_FALLING) {
             // An order that was given before this controller started may still be carried out.
             ward.known = false;
-            return;
+            return Ok(());
         }
-        ward.drained_by_us = drains && tried && !self.seen.drained;
-        if ward.drained_by_us {
-            self.let_work(ward).await;
-        }
+        ward.drained_by_us = drains && tried;
+        ward.doubt = ward.drained_by_us.then_some(Doubt::Earlier);
+        self.let_work(ward).await
     }
 
     /// After waking, the first model that is loaded ends the curve.

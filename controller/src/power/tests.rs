@@ -3,6 +3,7 @@
 mod asleep;
 mod awake;
 mod fake;
+mod falling;
 
 use std::{sync::Arc, time::Duration};
 

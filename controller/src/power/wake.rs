@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::{
     board::PowerState,
     round::{Found, Round},
-    ward::Ward,
+    ward::{Doubt, Ward},
 };
 use crate::audit::{self, ALARM, CONTROLLER};
 
@@ -131,10 +131,10 @@ impl Round<'_> {
         ward.gone();
         ward.busy_at = Some(now);
         // After a suspend its worker still takes no work.
-        let drains = self.seen.snapshot.as_ref().is_some_and(|worker| worker.draining);
-        if drains && !self.seen.drained {
+        if self.drains_by_us() {
             ward.drained_by_us = true;
-            self.let_work(ward).await;
+            ward.doubt = Some(Doubt::Over);
+            self.let_work(ward).await?;
         }
         let message = format!("{name} came up within {took}");
         let because = vec![Because::new(Reason::ALL_CONDITIONS_HOLD, message.clone())];

@@ -5,6 +5,17 @@ use jiff::Timestamp;
 
 use super::{board::PowerState, hands::Look};
 
+/// Why nobody knows whether an order to sleep is still on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// The answer to the order under this fence did not come.
+    Unanswered(u64),
+    /// An earlier life of this controller may have given one.
+    Earlier,
+    /// The host was told to sleep and is on all the same, or again.
+    Over,
+}
+
 /// One host that is looked after.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ward {
@@ -24,6 +35,8 @@ pub(super) struct Ward {
     pub(super) fell: bool,
     /// Its worker takes no work because we asked it to.
     pub(super) drained_by_us: bool,
+    /// An order to sleep may still be on its way: it is made void before its worker takes work.
+    pub(super) doubt: Option<Doubt>,
     /// It did not want to sleep; not asked again before.
     pub(super) refused_until: Option<(Timestamp, String)>,
     /// A boot that is late was told of.
@@ -53,6 +66,7 @@ impl Ward {
         self.look = None;
         self.falling_since = None;
         self.drained_by_us = false;
+        self.doubt = None;
         self.refused_until = None;
         // Whoever switches it on again may find its worker still told to take no work.
         self.known = false;

@@ -14,17 +14,17 @@ use homelab_domain::{
 };
 use homelab_proto::{
     agent::v1::{
-        GetPowerStateRequest, GetPowerStateResponse, PowerOffRequest, SuspendRequest, WakeRequest,
-        power_service_client::PowerServiceClient,
+        GetPowerStateRequest, GetPowerStateResponse, PowerOffRequest, SuspendRequest,
+        VoidSleepRequest, WakeRequest, power_service_client::PowerServiceClient,
     },
     inference::v1::{DrainRequest, inference_service_client::InferenceServiceClient},
 };
-use homelab_rpc::dial::layer_of;
+use homelab_rpc::{dial::layer_of, node::from_proto};
 use tokio::{net::TcpStream, time::timeout};
 use tonic::{Status, transport::Channel};
 
 use super::{
-    hands::{Hands, Look, Seen, SleepOrder},
+    hands::{Hands, Look, Obeyed, Seen, SleepOrder},
     plug,
 };
 use crate::fleet::Fleet;
@@ -185,6 +185,16 @@ impl Hands for FleetHands {
                 within(SLEEP_MAX, client.power_off(request)).await.map(drop)
             }
         }
+    }
+
+    async fn void(&self, host: &HostName, fence: u64) -> Result<Option<Obeyed>, String> {
+        let mut client = PowerServiceClient::new(self.channel(host, DaemonKind::Agent)?);
+        // As long as for an order: the agent may be in the midst of carrying one out.
+        let asked = client.void_sleep(VoidSleepRequest { fence });
+        let answer = within(SLEEP_MAX, asked).await?.into_inner();
+        let at = answer.obeyed_at.as_ref().and_then(from_proto);
+        let obeyed = answer.obeyed_fence.zip(at);
+        Ok(obeyed.map(|(fence, at)| Obeyed { fence, at }))
     }
 }
 

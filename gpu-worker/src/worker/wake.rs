@@ -71,6 +71,12 @@ impl Worker {
     }
 }
 
+impl Worker {
+    fn still_takes(&self) -> Result<(), Refusal> {
+        if self.is_draining() { Err(Refusal::Draining) } else { Ok(()) }
+    }
+}
+
 impl Waiting {
     /// Loads the model and takes a slot.
     ///
@@ -80,6 +86,8 @@ impl Waiting {
     /// # Errors
     /// [`NotWoken`].
     pub async fn admitted(self) -> Result<(Arc<Session>, Permit), NotWoken> {
+        // Another worker has it sooner than one that first loads a model and then goes.
+        self.worker.still_takes()?;
         let mut loading = self.worker.start_load(Arc::clone(&self.model), Reach::Free, None);
         let failure = loop {
             match loading.next().await {
@@ -96,6 +104,7 @@ impl Waiting {
         let mut changes = self.worker.changes();
         let taking = async {
             loop {
+                self.worker.still_takes()?;
                 match self.worker.take(&self.model) {
                     Err(Refusal::Busy { .. }) if changes.changed().await.is_ok() => {}
                     taken => return taken,
@@ -109,13 +118,17 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut waiting = self.worker.waiting();
-        if let Some(count) = waiting.get_mut(&self.model.name) {
-            *count -= 1;
-            if *count == 0 {
-                waiting.remove(&self.model.name);
+        {
+            let mut waiting = self.worker.waiting();
+            if let Some(count) = waiting.get_mut(&self.model.name) {
+                *count -= 1;
+                if *count == 0 {
+                    waiting.remove(&self.model.name);
+                }
             }
         }
+        // Who drains waits for it.
+        self.worker.0.changed.send_replace(());
     }
 }
 

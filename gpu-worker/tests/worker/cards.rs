@@ -13,7 +13,7 @@ use homelab_gpu_worker::{
     },
     fake_engine::{FakeEngine, PROGRAM, Start, Step},
     model::{Hashes, Model, Options},
-    worker::{Admission, LoadEvent, LoadFailure, Parts, Refusal, Seat, Worker},
+    worker::{Admission, LoadEvent, LoadFailure, NotWoken, Parts, Refusal, Seat, Worker},
 };
 use tokio::{sync::watch, time};
 
@@ -275,6 +275,20 @@ async fn a_request_loads_nothing_where_others_would_have_to_go() {
     };
     waiting.admitted().await.unwrap();
     assert_eq!(host.up(), ["left", "right"]);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_a_load_counts_as_running_while_its_worker_is_drained() {
+    let host = Host::new(|_| {});
+    let Ok(Admission::AfterLoad(waiting)) = host.worker.admit("small", "", 0) else {
+        panic!("both cards are free");
+    };
+    assert_eq!(host.worker.drain(true, Duration::ZERO).await, 1);
+    // It is told at once, instead of getting a slot of a worker that takes no work.
+    let refused = waiting.admitted().await.unwrap_err();
+    assert_eq!(refused, NotWoken::Refused(Refusal::Draining));
+    assert_eq!(host.worker.drain(true, Duration::ZERO).await, 0);
+    assert!(host.up().is_empty(), "nothing was loaded for it");
 }
 
 #[tokio::test]

@@ -243,11 +243,30 @@ async fn show(lab: &Lab, job_id: String) -> Result<Exit, Failure> {
         ));
     }
     if let Some(job) = &answer.job {
+        if let Some(cost) = cost(job) {
+            text.push_str(&format!("{:12} {cost}\n", "cost"));
+        }
         text.push_str(&format!("\n{}\n", job.answer));
         text.push_str(&super::ai::context::cited(&job.citations));
     }
     output::write(&text)?;
     Ok(Exit::Ok)
+}
+
+/// `12 tokens read, 128 written, 35.2 J`, as far as that was measured.
+fn cost(job: &Job) -> Option<String> {
+    let usage = job.usage.as_ref()?;
+    let read = usage.prompt_tokens.map(|tokens| format!("{tokens} tokens read"));
+    let written = usage.completion_tokens.map(|tokens| format!("{tokens} written"));
+    let energy = usage.energy_joules.map(|joules| {
+        if joules < 3_600.0 {
+            format!("{joules:.1} J")
+        } else {
+            format!("{:.1} Wh", joules / 3_600.0)
+        }
+    });
+    let parts: Vec<String> = [read, written, energy].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 async fn explain(lab: &Lab, job_id: String) -> Result<Exit, Failure> {
@@ -341,5 +360,28 @@ fn tier(word: Option<TierWord>) -> Tier {
         Some(TierWord::Bronze) => Tier::Bronze,
         Some(TierWord::Silver) => Tier::Silver,
         Some(TierWord::Gold) => Tier::Gold,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use homelab_proto::inference::v1::Usage;
+
+    use super::*;
+
+    #[test]
+    fn what_a_job_cost_is_told_as_far_as_it_was_measured() {
+        let job = |usage| Job { usage, ..Job::default() };
+        assert_eq!(cost(&job(None)), None);
+        assert_eq!(cost(&job(Some(Usage::default()))), None);
+        let usage = Usage {
+            prompt_tokens: Some(12),
+            completion_tokens: Some(128),
+            energy_joules: Some(35.21),
+            ..Usage::default()
+        };
+        assert_eq!(cost(&job(Some(usage))).as_deref(), Some("12 tokens read, 128 written, 35.2 J"));
+        let much = Usage { energy_joules: Some(7_200.0), ..Usage::default() };
+        assert_eq!(cost(&job(Some(much))).as_deref(), Some("2.0 Wh"));
     }
 }

@@ -19,7 +19,7 @@ use super::{super::context, invalid};
 use crate::{
     http::gateway::request::{self, shorten},
     job::{
-        convert::{request_from_messages, usage_to_proto},
+        convert::{joules, request_from_messages, usage_to_proto},
         engines::{Contact, WorkerSeen},
         forecast::QueueForecast,
         models::TierModel,
@@ -209,6 +209,19 @@ pub(crate) fn job(job: &Job) -> pb::Job {
         kept_for: terms.kept_for.and_then(|time| time.try_into().ok()),
         citations: context::citations(spec.request.attached.as_deref()),
     }
+}
+
+/// With what was used for it by the readings of its host, where its worker has no meter that said so.
+pub(crate) fn with_energy(job: pb::Job, read_millijoules: Option<u64>) -> pb::Job {
+    let usage = match (job.usage, read_millijoules.map(joules)) {
+        (Some(usage), read) => {
+            let energy_joules = usage.energy_joules.or(read);
+            Some(inference::Usage { energy_joules, ..usage })
+        }
+        (None, None) => None,
+        (None, read) => Some(inference::Usage { energy_joules: read, ..Default::default() }),
+    };
+    pb::Job { usage, ..job }
 }
 
 pub(crate) fn event(event: &JobEvent) -> pb::JobEvent {

@@ -155,10 +155,10 @@ async fn a_worker_that_a_killed_controller_left_drained_takes_work_again() {
     bench.x99.state().refuses = Some("not now".to_owned());
     bench.round().await;
     let bench = bench.restart().await;
-    let mut worker = bench.x99.state().seen.snapshot.as_deref().cloned().expect("it is up");
-    worker.draining = true;
-    bench.x99.state().seen.snapshot = Some(Arc::new(worker));
-    bench.x99.state().drains.clear();
+    bench.x99.drains();
     bench.round().await;
-    assert_eq!(bench.x99.state().drains, [false]);
+    let state = bench.x99.state();
+    assert_eq!(state.drains, [true, false]);
+    // Whatever the killed one had ordered is void.
+    assert!(state.voids.iter().all(|fence| *fence > state.orders[0].fence), "{:?}", state.voids);
 }

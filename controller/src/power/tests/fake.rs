@@ -13,10 +13,11 @@ use homelab_domain::{
     site::{Host, Site},
 };
 use homelab_proto::inference::v1::{Device, Engine, Worker};
+use jiff::Timestamp;
 
 use crate::{
     job::{Jobs, submission::Submission},
-    power::hands::{Hands, Look, Seen, SleepOrder},
+    power::hands::{Hands, Look, Obeyed, Seen, SleepOrder},
 };
 
 /// What is so on the host, and what was asked of it.
@@ -30,6 +31,13 @@ pub(super) struct State {
     pub(super) running: u32,
     pub(super) orders: Vec<SleepOrder>,
     pub(super) refuses: Option<String>,
+    /// Fences below which orders were made void.
+    pub(super) voids: Vec<u64>,
+    /// It obeys, whatever becomes of its answer.
+    pub(super) obeys: bool,
+    pub(super) obeyed: Option<Obeyed>,
+    /// Nothing can be made void: its agent does not answer.
+    pub(super) deaf: bool,
     /// Submitted in the moment in which it is drained.
     pub(super) late_job: Option<(Jobs, Submission)>,
 }
@@ -55,6 +63,10 @@ impl Default for X99 {
             running: 0,
             orders: Vec::new(),
             refuses: None,
+            voids: Vec::new(),
+            obeys: false,
+            obeyed: None,
+            deaf: false,
             late_job: None,
         }))
     }
@@ -87,6 +99,15 @@ impl X99 {
         (state.seen.agent, state.seen.worker) = (false, false);
         state.seen.state = HostState::Unknown;
         state.look = Err("the agent of x99 does not answer".to_owned());
+    }
+
+    /// Its worker says that it takes no work.
+    pub(super) fn drains(&self) {
+        let mut state = self.state();
+        let mut worker = state.seen.snapshot.as_deref().cloned().unwrap_or_default();
+        worker.draining = true;
+        state.seen.snapshot = Some(Arc::new(worker));
+        state.drains = vec![true];
     }
 
     /// Requests that its worker says it works on.
@@ -137,7 +158,22 @@ impl Hands for X99 {
 
     async fn sleep(&self, _host: &HostName, order: SleepOrder) -> Result<(), String> {
         let mut state = self.state();
+        if state.obeys {
+            // By the host's own clock, which need not be the controller's.
+            state.obeyed = Some(Obeyed { fence: order.fence, at: Timestamp::UNIX_EPOCH });
+        }
         state.orders.push(order);
         state.refuses.clone().map_or(Ok(()), Err)
+    }
+
+    async fn void(&self, _host: &HostName, fence: u64) -> Result<Option<Obeyed>, String> {
+        let mut state = self.state();
+        if state.deaf {
+            return Err("the agent of x99 does not answer".to_owned());
+        }
+        // What is given up is void before work is let in, and not after.
+        assert_eq!(state.drains.last(), Some(&true), "its worker takes work already");
+        state.voids.push(fence);
+        Ok(state.obeyed)
     }
 }

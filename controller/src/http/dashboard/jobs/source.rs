@@ -118,7 +118,8 @@ impl OneJobSource for JobsSource {
             false => Some(grpc::job::convert::explanation(self.jobs.explain(&job).await?)),
         };
         let is_shown = job.spec().record == Record::Full;
-        let mut shown = grpc::job::job(&job);
+        let read = self.jobs.energy_of(id).await?;
+        let mut shown = grpc::job::convert::with_energy(grpc::job::job(&job), read);
         if is_shown && job.attempts().given > 0 {
             shown.answer = self.jobs.answer(id).await?;
         }

@@ -30,6 +30,7 @@ fn job(state: JobState) -> Job {
         usage: Some(Usage {
             completion_tokens: Some(120),
             completion_elapsed: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
+            energy_joules: Some(351.96),
             ..Usage::default()
         }),
         ..Job::default()
@@ -107,9 +108,14 @@ fn the_life_of_a_job_is_a_time_line_and_its_text_is_only_text() {
         ..OneJob::default()
     };
     let page = one::page(&observed, &viewer(), Timestamp::UNIX_EPOCH).expect("renders");
-    for words in
-        ["for 95 s", "waited <strong>95 s", "in the house", "labctl job show 0192", "running"]
-    {
+    for words in [
+        "for 95 s",
+        "waited <strong>95 s",
+        "in the house",
+        "labctl job show 0192",
+        "running",
+        "352.0 J",
+    ] {
         assert!(page.contains(words), "{words}: {page}");
     }
     assert!(!page.contains("<img src=x"), "{page}");

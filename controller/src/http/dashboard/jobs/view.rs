@@ -167,9 +167,10 @@ pub(super) fn ended(observed: &JobsObserved, ages: Ages) -> Vec<EndedRow> {
     observed.ended.iter().map(row).collect()
 }
 
-/// `128 tokens`, `24.1 a second`, `in 5.3 s`.
+/// `128 tokens`, `24.1 a second`, `in 5.3 s`, `35.2 J`.
 pub(super) fn figures(job: &Job) -> Vec<String> {
-    tokens(job).into_iter().chain(speed(job)).collect()
+    let used = job.usage.unwrap_or_default().energy_joules.map(energy);
+    tokens(job).into_iter().chain(speed(job)).chain(used).collect()
 }
 
 fn tokens(job: &Job) -> Option<String> {
@@ -182,6 +183,11 @@ fn speed(job: &Job) -> Vec<String> {
     let took = moment(job.started_at).zip(moment(job.finished_at));
     let took = took.map(|(from, to)| to.duration_since(from).max(SignedDuration::ZERO));
     rate.into_iter().chain(took.map(|took| format!("in {}", rto(took)))).collect()
+}
+
+/// `35.2 J`, or `1.2 Wh` from an hour of a watt on.
+fn energy(joules: f64) -> String {
+    if joules < 3_600.0 { format!("{joules:.1} J") } else { format!("{:.1} Wh", joules / 3_600.0) }
 }
 
 fn rate(usage: &Usage) -> Option<f64> {
