@@ -231,10 +231,11 @@ impl Jobs {
         self.0.parts.store.read().await?.jobs().counts(since).await
     }
 
-    /// Follows a job from one piece of its text on, until it has ended.
+    /// Follows a job from one piece of its text on, until it has ended. `attempt` is the one whose
+    /// text was read up to there, 0 when nobody knows.
     #[must_use]
-    pub fn follow(&self, id: JobId, from_index: u32) -> Follower {
-        Follower::from_store(self.clone(), id, from_index)
+    pub fn follow(&self, id: JobId, from_index: u32, attempt: u32) -> Follower {
+        Follower::from_store(self.clone(), id, from_index, attempt)
     }
 
     /// Puts a job that ended into the queue again. Idempotent by the id of the call.

@@ -232,6 +232,12 @@ impl Lab {
         })
     }
 
+    /// The person that is logged in, for those who work beside the lab.
+    #[must_use]
+    pub fn person(&self) -> Person {
+        Person::new(&self.programs, self.folder().join("ada"))
+    }
+
     /// Runs `labctl` as the person that is logged in, and returns what it prints.
     ///
     /// # Errors
@@ -350,10 +356,6 @@ impl Lab {
              insert into attachments select i, lo_from_bytea(0, decode(repeat(md5(i::text), 64), 'hex')) \
                from generate_series(1, 20) i;",
         );
-    }
-
-    fn person(&self) -> Person {
-        Person::new(&self.programs, self.folder().join("ada"))
     }
 
     fn socket(&self) -> String {

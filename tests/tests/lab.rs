@@ -2,6 +2,8 @@
 
 #![expect(clippy::expect_used, reason = "a test may stop at the first surprise")]
 
+#[path = "lab/kill.rs"]
+mod kill;
 #[path = "lab/labctl_backup.rs"]
 mod labctl_backup;
 

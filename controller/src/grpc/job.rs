@@ -134,7 +134,7 @@ impl JobService for JobApi {
     ) -> Result<Response<Self::WatchJobStream>, Status> {
         let request = request.into_inner();
         let (job, events) = self.find(&request.job_id).await?;
-        let follower = self.jobs.follow(job.id(), request.from_index);
+        let follower = self.jobs.follow(job.id(), request.from_index, request.attempt);
         let (sender, receiver) = tokio::sync::mpsc::channel(WATCH_WAITING_MAX);
         let api = self.clone();
         let stopping = self.jobs.parts().tasks.stopping();
@@ -231,7 +231,7 @@ async fn tell_all(
         let message = match follower.next().await {
             Ok(Some(Told::State(event))) if Some((event.at, event.state)) == told_last => continue,
             Ok(Some(Told::State(event))) => Ok(convert::watch_state(&event)),
-            Ok(Some(Told::Piece(piece))) => Ok(convert::watch_piece(&piece)),
+            Ok(Some(Told::Piece(piece))) => Ok(convert::watch_piece(&piece, follower.told_of())),
             Ok(Some(Told::Restarted(attempt))) => Ok(convert::watch_restarted(attempt)),
             Ok(Some(Told::Ended(job))) => api.whole(&job).await.map(convert::watch_end),
             Ok(None) => return Some(()),

@@ -219,7 +219,7 @@ impl Attempt {
         if self.next_index == 0 && self.first == First::Stored {
             return self.stored_first(piece).await;
         }
-        self.live.piece(piece);
+        self.live.piece(self.number, piece);
         self.next_index = self.next_index.saturating_add(1);
         self.batch_due.get_or_insert_with(|| Instant::now() + BATCH_AGE);
         if self.live.unstored_count() >= BATCH_PIECES {
@@ -241,7 +241,7 @@ impl Attempt {
             tokio::time::sleep(STORE_PAUSE).await;
         }
         let [piece] = piece;
-        self.live.piece(Arc::unwrap_or_clone(piece));
+        self.live.piece(self.number, Arc::unwrap_or_clone(piece));
         self.live.stored(1);
         self.next_index = 1;
         Ok(())

@@ -39,10 +39,23 @@ pub struct Follower {
     jobs: Jobs,
     id: JobId,
     next: u32,
-    backlog: VecDeque<Told>,
+    /// Whose text is read; 0 while that is not known.
+    attempt: u32,
+    /// What comes next, each with the attempt that it is of.
+    backlog: VecDeque<(u32, Told)>,
+    /// The attempt of what was told last.
+    told_of: u32,
     signals: Option<broadcast::Receiver<Signal>>,
     live: Arc<Live>,
     is_over: bool,
+}
+
+/// Where in which job somebody begins to read.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    id: JobId,
+    next: u32,
+    attempt: u32,
 }
 
 /// Why a job cannot be followed.
@@ -61,21 +74,31 @@ impl Follower {
     pub(super) fn fresh(jobs: Jobs, id: JobId) -> Self {
         let live = jobs.lives().enter(id);
         let signals = Some(live.join().signals);
-        Self { jobs, id, next: 0, backlog: VecDeque::new(), signals, live, is_over: false }
+        Self::at(jobs, live, signals, Place { id, next: 0, attempt: 0 })
     }
 
-    /// Follows a job that is in the store.
-    pub(super) fn from_store(jobs: Jobs, id: JobId, from_index: u32) -> Self {
+    /// Follows a job that is in the store. Who has read on to `from_index` says of which attempt that
+    /// was, or 0.
+    pub(super) fn from_store(jobs: Jobs, id: JobId, from_index: u32, attempt: u32) -> Self {
         let live = jobs.lives().enter(id);
-        Self {
-            jobs,
-            id,
-            next: from_index,
-            backlog: VecDeque::new(),
-            signals: None,
-            live,
-            is_over: false,
-        }
+        Self::at(jobs, live, None, Place { id, next: from_index, attempt })
+    }
+
+    fn at(
+        jobs: Jobs,
+        live: Arc<Live>,
+        signals: Option<broadcast::Receiver<Signal>>,
+        place: Place,
+    ) -> Self {
+        let Place { id, next, attempt } = place;
+        let backlog = VecDeque::new();
+        Self { jobs, id, next, attempt, backlog, told_of: 0, signals, live, is_over: false }
+    }
+
+    /// The attempt that wrote what was told last; 0 when that was nobody's text.
+    #[must_use]
+    pub fn told_of(&self) -> u32 {
+        self.told_of
     }
 
     /// Which job.
@@ -98,7 +121,8 @@ impl Follower {
     /// There is no such job, or the store failed.
     pub async fn next(&mut self) -> Result<Option<Told>, FollowError> {
         loop {
-            if let Some(told) = self.backlog.pop_front() {
+            if let Some((attempt, told)) = self.backlog.pop_front() {
+                self.told_of = attempt;
                 self.is_over |= matches!(told, Told::Ended(_));
                 return Ok(Some(told));
             }
@@ -119,14 +143,24 @@ impl Follower {
 
     fn take(&mut self, signal: Signal) {
         match signal {
-            Signal::State(event) => self.backlog.push_back(Told::State(event)),
-            Signal::Begun(attempt) if self.next > 0 => {
-                self.next = 0;
-                self.backlog.push_back(Told::Restarted(attempt));
-            }
-            Signal::Begun(_) => {}
+            Signal::State(event) => self.tell(Told::State(event)),
+            Signal::Begun(attempt) => self.take_attempt(attempt),
             Signal::Piece(piece) => self.take_piece(piece),
-            Signal::Ended(job) => self.backlog.push_back(Told::Ended(job)),
+            Signal::Ended(job) => self.tell(Told::Ended(job)),
+        }
+    }
+
+    fn tell(&mut self, told: Told) {
+        self.backlog.push_back((self.attempt, told));
+    }
+
+    /// The text is that of `attempt` from now on. What was read of an earlier one is void.
+    fn take_attempt(&mut self, attempt: u32) {
+        let is_of_another = self.next > 0 && self.attempt != attempt;
+        self.attempt = attempt;
+        if is_of_another {
+            self.next = 0;
+            self.tell(Told::Restarted(attempt));
         }
     }
 
@@ -135,7 +169,7 @@ impl Follower {
             std::cmp::Ordering::Less => {}
             std::cmp::Ordering::Equal => {
                 self.next += 1;
-                self.backlog.push_back(Told::Piece(piece));
+                self.tell(Told::Piece(piece));
             }
             std::cmp::Ordering::Greater => self.signals = None,
         }
@@ -157,6 +191,13 @@ impl Follower {
             self.jobs.lives().leave(self.id, &self.live);
             return Err(FollowError::NotFound(self.id));
         };
+        // What is stored is of the attempt that was given last: once any of it is, there is no other.
+        let writer = job.attempts().given;
+        if self.next > 0 && self.attempt > 0 && self.attempt != writer {
+            self.take_attempt(writer);
+            return Ok(());
+        }
+        self.attempt = writer;
         let is_page_full = u32::try_from(pieces.len()).unwrap_or(u32::MAX) >= PIECES_MAX;
         for piece in pieces {
             self.take_piece(Arc::new(piece));
@@ -168,15 +209,16 @@ impl Follower {
         }
         if job.state().kind().is_final() {
             self.jobs.lives().leave(self.id, &self.live);
-            self.backlog.push_back(Told::Ended(Arc::new(job)));
+            self.tell(Told::Ended(Arc::new(job)));
             return Ok(());
         }
         self.signals = Some(joined.signals);
-        for piece in joined.unstored {
-            self.take_piece(piece);
+        // One that was given up may have left some; the next begins with nothing.
+        if joined.attempt == writer {
+            joined.unstored.into_iter().for_each(|piece| self.take_piece(piece));
         }
         if let Some(job) = joined.ended {
-            self.backlog.push_back(Told::Ended(job));
+            self.tell(Told::Ended(job));
         }
         Ok(())
     }

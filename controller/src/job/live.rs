@@ -44,6 +44,8 @@ pub struct Live {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Whose text this is.
+    attempt: u32,
     unstored: VecDeque<Arc<Piece>>,
     pieces: u32,
     tail: String,
@@ -54,6 +56,8 @@ struct State {
 /// What a watcher sees at the moment it joins, and the signals from then on.
 #[derive(Debug)]
 pub struct Joined {
+    /// The attempt that the pieces are of; 0 before the first.
+    pub attempt: u32,
     /// Pieces that may not be in the store yet.
     pub unstored: Vec<Arc<Piece>>,
     /// How it ended, if it has.
@@ -84,6 +88,7 @@ impl Live {
     pub fn join(&self) -> Joined {
         let state = self.lock();
         Joined {
+            attempt: state.attempt,
             unstored: state.unstored.iter().cloned().collect(),
             ended: state.ended.clone(),
             // Under the lock: no piece falls between the tail and the channel.
@@ -113,15 +118,20 @@ impl Live {
     /// A new attempt writes from the start.
     pub(super) fn begin(&self, attempt: u32) {
         let mut state = self.lock();
+        state.attempt = attempt;
         state.unstored.clear();
         state.tail.clear();
         state.pieces = 0;
         self.send(Signal::Begun(attempt));
     }
 
-    pub(super) fn piece(&self, piece: Piece) {
+    /// The next piece of an attempt. One that is late, because another attempt writes by now, is nobody's.
+    pub(super) fn piece(&self, attempt: u32, piece: Piece) {
         let piece = Arc::new(piece);
         let mut state = self.lock();
+        if state.attempt != attempt {
+            return;
+        }
         state.pieces += 1;
         remember(&mut state.tail, &piece.content);
         state.unstored.push_back(Arc::clone(&piece));
@@ -226,5 +236,32 @@ fn remember(tail: &mut String, more: &str) {
     let surplus = tail.chars().count().saturating_sub(TAIL_CHARS_MAX);
     if surplus > 0 {
         *tail = tail.chars().skip(surplus).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(index: u32, content: &str) -> Piece {
+        Piece {
+            index,
+            content: content.to_owned(),
+            reasoning: String::new(),
+            openai_chunk: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_late_piece_of_an_attempt_that_was_given_up_is_not_taken_for_the_next_ones() {
+        let live = Live::default();
+        live.begin(1);
+        live.piece(1, piece(0, "old"));
+        live.begin(2);
+        live.piece(1, piece(1, "late"));
+        live.piece(2, piece(0, "new"));
+        let texts: Vec<_> = live.unstored().iter().map(|piece| piece.content.clone()).collect();
+        assert_eq!(texts, ["new"]);
+        assert_eq!(live.join().attempt, 2);
     }
 }

@@ -88,7 +88,7 @@ impl Jobs {
                 return Err(SubmitError::OtherRequest(id));
             }
             Submitted::Existing(job) => {
-                let follower = Follower::from_store(self.clone(), id, 0);
+                let follower = Follower::from_store(self.clone(), id, 0, 0);
                 return Ok(Accepted { job, repeated: true, follower });
             }
         };

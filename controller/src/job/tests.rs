@@ -57,7 +57,7 @@ async fn who_submits_may_leave_and_another_follows_every_piece() {
     ]);
     let accepted = rig.jobs.submit(wish(1, "small")).await.expect("taken");
     drop(accepted.follower);
-    let follower = rig.jobs.follow(accepted.job.id(), 0);
+    let follower = rig.jobs.follow(accepted.job.id(), 0, 0);
     rig.engines.go_on();
     let (text, job) = text(follower).await;
     assert_eq!((text.as_str(), job.state().kind()), ("Hello", Kind::Succeeded));
@@ -217,6 +217,38 @@ async fn after_a_restart_a_job_that_showed_nothing_runs_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_has_read_what_was_lost_with_the_controller_is_told_that_the_text_begins_again() {
+    let rig = Rig::new().await;
+    rig.engines.script(vec![Step::Hang]);
+    let id = rig.jobs.submit(wish(1, "small")).await.expect("taken").job.id();
+    rig.wait_for("it runs", || rig.engines.busy() == 1).await;
+    let rig = rig.restart().await;
+    rig.engines.script(vec![
+        Step::Say("a", "{}"),
+        Step::Say("b", "{}"),
+        Step::Say("c", "{}"),
+        Step::Done,
+    ]);
+    // Two pieces of the first attempt were shown, and neither was stored when the controller died.
+    let mut early = rig.jobs.follow(id, 2, 1);
+    rig.clock.advance(LEASE);
+    rig.round().await;
+    rig.until(id, Kind::Succeeded).await;
+    for follower in [&mut early, &mut rig.jobs.follow(id, 2, 1)] {
+        let first = loop {
+            match follower.next().await.expect("readable").expect("an end comes") {
+                Told::State(_) => {}
+                told => break told,
+            }
+        };
+        assert!(matches!(first, Told::Restarted(2)), "{first:?}");
+        assert_eq!(follower.told_of(), 2);
+    }
+    assert_eq!(text(early).await.0, "abc");
+    assert_eq!(text(rig.jobs.follow(id, 2, 2)).await.0, "c", "of the same attempt it goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_a_restart_a_job_that_showed_text_fails_and_says_so() {
     let rig = Rig::new().await;
     rig.engines.script(vec![Step::Say("half", "{}"), Step::Hang]);
@@ -278,8 +310,8 @@ async fn a_follower_who_comes_late_reads_everything_from_the_start() {
     let slow = rig.jobs.submit(wish(1, "small")).await.expect("taken");
     rig.until(slow.job.id(), Kind::Succeeded).await;
     assert_eq!(text(slow.follower).await.0.len(), 700);
-    assert_eq!(text(rig.jobs.follow(slow.job.id(), 0)).await.0.len(), 700);
-    assert_eq!(text(rig.jobs.follow(slow.job.id(), 690)).await.0.len(), 10);
+    assert_eq!(text(rig.jobs.follow(slow.job.id(), 0, 0)).await.0.len(), 700);
+    assert_eq!(text(rig.jobs.follow(slow.job.id(), 690, 0)).await.0.len(), 10);
     assert!(rig.jobs.lives().is_empty());
 }
 

@@ -165,7 +165,7 @@ fn request(lab: &Lab, args: &AskArgs) -> Result<SubmitJobRequest, Failure> {
 /// Follows a job: its text to standard output, its states to standard error.
 async fn follow(lab: &Lab, job_id: &str) -> Result<Exit, Failure> {
     let action = format!("follow job {job_id}");
-    let request = WatchJobRequest { job_id: job_id.to_owned(), from_index: 0 };
+    let request = WatchJobRequest { job_id: job_id.to_owned(), ..WatchJobRequest::default() };
     let mut stream = lab.stream::<_, WatchJobResponse>(&action, call::WATCH_JOB, request).await?;
     let mut shown = false;
     loop {

@@ -250,13 +250,15 @@ pub(super) fn watch_state(told: &JobEvent) -> pb::WatchJobResponse {
     watch(pb::watch_job_response::Event::State(event(told)), Bytes::new())
 }
 
-pub(super) fn watch_piece(piece: &Piece) -> pb::WatchJobResponse {
+pub(super) fn watch_piece(piece: &Piece, attempt: u32) -> pb::WatchJobResponse {
     let delta = inference::ChatDelta {
         content: piece.content.clone(),
         reasoning: piece.reasoning.clone(),
         index: piece.index,
     };
-    watch(pb::watch_job_response::Event::Delta(delta), piece.openai_chunk.clone().into())
+    let message =
+        watch(pb::watch_job_response::Event::Delta(delta), piece.openai_chunk.clone().into());
+    pb::WatchJobResponse { attempt, ..message }
 }
 
 pub(super) fn watch_restarted(attempt: u32) -> pb::WatchJobResponse {
@@ -291,7 +293,7 @@ pub(crate) fn worker(seen: &WorkerSeen) -> pb::WorkerStatus {
 }
 
 fn watch(event: pb::watch_job_response::Event, openai_chunk: Bytes) -> pb::WatchJobResponse {
-    pb::WatchJobResponse { event: Some(event), openai_chunk }
+    pb::WatchJobResponse { event: Some(event), openai_chunk, attempt: 0 }
 }
 
 fn state(kind: JobStateKind) -> pb::JobState {
