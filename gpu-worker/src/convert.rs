@@ -14,6 +14,7 @@ use crate::engine::{
     request::{self, Chat, InvalidRequest, Message, Role},
     session::{Api, Ask},
 };
+use crate::worker::Reach;
 
 /// The largest request in JSON, in bytes. The protocol promises it.
 pub const REQUEST_BYTES_MAX: usize = 16 << 20;
@@ -33,6 +34,8 @@ pub struct ChatRequest {
     pub form: Form,
     /// What goes to the engine.
     pub ask: Ask,
+    /// Where its model may be loaded for it.
+    pub reach: Reach,
 }
 
 /// The form of a request and its answer.
@@ -88,7 +91,7 @@ impl TryFrom<pb::ChatCompleteRequest> for ChatRequest {
             (request::from_json(&wire.openai_request, &wire.model)?, Form::Json)
         };
         let ask = Ask { api: Api::Chat, body, job: wire.job_id, attempt: wire.attempt };
-        Ok(Self { model: wire.model, form, ask })
+        Ok(Self { model: wire.model, form, ask, reach: reach(wire.make_room) })
     }
 }
 
@@ -121,7 +124,7 @@ impl TryFrom<pb::CompleteRequest> for ChatRequest {
             (request::from_json(&wire.openai_request, &wire.model)?, Form::Json)
         };
         let ask = Ask { api: Api::Completion, body, job: wire.job_id, attempt: wire.attempt };
-        Ok(Self { model: wire.model, form, ask })
+        Ok(Self { model: wire.model, form, ask, reach: reach(wire.make_room) })
     }
 }
 
@@ -138,7 +141,7 @@ impl TryFrom<pb::EmbedRequest> for ChatRequest {
             (request::whole_from_json(&wire.openai_request, &wire.model)?, Form::Json)
         };
         let ask = Ask { api: Api::Embeddings, body, job: wire.job_id, attempt: wire.attempt };
-        Ok(Self { model: wire.model, form, ask })
+        Ok(Self { model: wire.model, form, ask, reach: Reach::Free })
     }
 }
 
@@ -165,7 +168,7 @@ impl TryFrom<pb::RerankRequest> for ChatRequest {
             (request::whole_from_json(&wire.openai_request, &wire.model)?, Form::Json)
         };
         let ask = Ask { api: Api::Rerank, body, job: wire.job_id, attempt: wire.attempt };
-        Ok(Self { model: wire.model, form, ask })
+        Ok(Self { model: wire.model, form, ask, reach: Reach::Free })
     }
 }
 
@@ -194,6 +197,10 @@ fn check_limits(tokens_max: Option<u32>, temperature: Option<f32>) -> Result<(),
         return Err(broken("temperature", "is not between 0 and 2"));
     }
     Ok(())
+}
+
+fn reach(make_room: bool) -> Reach {
+    if make_room { Reach::Any } else { Reach::Free }
 }
 
 fn typed_chat(wire: &pb::ChatCompleteRequest) -> Result<Chat, InvalidChat> {

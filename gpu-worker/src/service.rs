@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use crate::{
     convert::{self, ChatRequest, Form, InvalidChat, REQUEST_BYTES_MAX},
+    engine::session::Ask,
     worker::Worker,
 };
 
@@ -58,7 +59,8 @@ impl Inference {
 impl Inference {
     /// Has a request answered piece by piece.
     fn answer(&self, chat: ChatRequest) -> Result<Answers<pb::ChatCompleteResponse>, Status> {
-        let admission = self.worker.admit(&chat.model, &chat.ask.job, chat.ask.attempt)?;
+        let Ask { job, attempt, .. } = &chat.ask;
+        let admission = self.worker.admit(&chat.model, job, *attempt, chat.reach)?;
         let (sender, answers) = channel();
         let energy = self.worker.energy().clone();
         self.tasks.spawn(chat::run(admission, energy, chat, sender));
@@ -72,7 +74,8 @@ impl Inference {
     ) -> Result<(String, Form, Bytes, Option<f64>), Status> {
         let request: ChatRequest = request.try_into()?;
         let (model, form) = (request.model.clone(), request.form);
-        let admission = self.worker.admit(&model, &request.ask.job, request.ask.attempt)?;
+        let Ask { job, attempt, .. } = &request.ask;
+        let admission = self.worker.admit(&model, job, *attempt, request.reach)?;
         let (answer, joules) = whole::run(admission, self.worker.energy(), request).await?;
         Ok((model, form, answer, joules))
     }
@@ -129,7 +132,8 @@ impl InferenceService for Inference {
         &self,
         _request: Request<pb::ListModelsRequest>,
     ) -> Result<Response<pb::ListModelsResponse>, Status> {
-        let models = self.worker.models().into_iter().map(Into::into).collect();
+        let readings = self.worker.devices().await;
+        let models = self.worker.models(&readings).into_iter().map(Into::into).collect();
         Ok(Response::new(pb::ListModelsResponse { models }))
     }
 

@@ -22,7 +22,7 @@ use tokio::{sync::watch, time};
 
 pub use devices::Reading;
 pub use fit::{DoesNotFit, Shortage};
-pub use load::{LoadError, LoadEvent, LoadFailure, LoadStep, Loading};
+pub use load::{LoadError, LoadEvent, LoadFailure, LoadStep, Loading, Reach};
 pub use room::EngineBusy;
 pub use view::{EngineView, ModelState, ModelView, Snapshot};
 pub use wake::{Admission, NotWoken, Waiting};
@@ -182,7 +182,13 @@ impl Worker {
     ///
     /// # Errors
     /// [`Refusal`]; this never waits.
-    pub fn admit(&self, model: &str, job: &str, attempt: u32) -> Result<Admission, Refusal> {
+    pub fn admit(
+        &self,
+        model: &str,
+        job: &str,
+        attempt: u32,
+        reach: Reach,
+    ) -> Result<Admission, Refusal> {
         let model = self.model(model)?;
         if self.is_draining() {
             return Err(Refusal::Draining);
@@ -193,7 +199,7 @@ impl Worker {
         }
         match self.take(model) {
             Ok((session, permit)) => Ok(Admission::Ready(session, permit)),
-            Err(refusal @ Refusal::NotReady { .. }) => match self.wait_for(model)? {
+            Err(refusal @ Refusal::NotReady { .. }) => match self.wait_for(model, reach)? {
                 Some(waiting) => Ok(Admission::AfterLoad(waiting)),
                 None => Err(refusal),
             },

@@ -3,12 +3,17 @@
 mod explain;
 mod queue;
 mod resolve;
+mod room;
+
+use std::cmp::Reverse;
 
 use jiff::Timestamp;
 
 pub use explain::{Explanation, QueueView, destinations, explain};
-pub use queue::{Hold, Need, QueuePlan, Step, plan_queue};
+pub use queue::{Hold, Need, QueuePlan, QueueSteps, Step, Yield, plan_queue};
 pub use resolve::{Resolved, resolve, resolve_for};
+pub use room::EngineView;
+use room::Room;
 
 use crate::{
     ids::{HostName, ModelName},
@@ -59,6 +64,11 @@ pub struct ModelView {
     /// Slots in use, counted by the controller: jobs that it gave to the worker,
     /// whether the worker has said so yet or not.
     pub slots_used: u32,
+    /// Engines that take it and where it fits: its weights, the context of all its slots, and room
+    /// to compute. Empty when the worker does not say.
+    pub engines: Vec<String>,
+    /// It takes no new jobs here, so that this other model, which has waited long, gets its engine.
+    pub yields_to: Option<ModelName>,
 }
 
 impl ModelView {
@@ -66,6 +76,10 @@ impl ModelView {
     #[must_use]
     pub const fn slots_free(&self) -> u32 {
         self.slots.saturating_sub(self.slots_used)
+    }
+
+    fn is_loadable(&self) -> bool {
+        self.readiness == ModelReadiness::Loadable
     }
 }
 
@@ -80,6 +94,8 @@ pub struct WorkerView {
     pub state: WorkerState,
     /// Its models; none while nothing is known of them (it has never answered).
     pub models: Option<Vec<ModelView>>,
+    /// Its engines, each of which holds one model at a time.
+    pub engines: Vec<EngineView>,
 }
 
 impl WorkerView {
@@ -90,6 +106,17 @@ impl WorkerView {
     }
 }
 
+/// How a job gets at its model. The better one is less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// It answers already.
+    Loaded,
+    /// It is loaded first, where nothing else is.
+    Load,
+    /// It is loaded first, in the place of models that have nothing to do.
+    Swap,
+}
+
 /// What is done with a job now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placement {
@@ -97,6 +124,8 @@ pub enum Placement {
     Run {
         /// Host of the worker.
         worker: HostName,
+        /// How it gets at its model.
+        way: Way,
         /// Why this one.
         because: Vec<Because>,
     },
@@ -147,22 +176,26 @@ pub fn place_near(
     let mut candidates: Vec<&WorkerView> =
         workers.iter().filter(|worker| worker.tier == spec.tier).collect();
     candidates.sort_by(|a, b| a.host.cmp(&b.host));
-    let able = candidates.iter().filter(|worker| obstacle(worker, &spec.model, class).is_none());
-    let best = able.filter_map(|worker| Some((worker, worker.model(&spec.model)?))).max_by_key(
-        |(worker, model)| {
-            let is_loaded = model.readiness == ModelReadiness::Loaded;
-            let is_home = home == Some(&worker.host);
-            (is_loaded, is_home, model.slots_free(), std::cmp::Reverse(&worker.host))
-        },
-    );
-    if let Some((worker, model)) = best {
+    let mut because = Vec::new();
+    let mut able = Vec::new();
+    for worker in &candidates {
+        match access(worker, &spec.model, class) {
+            Ok((model, way)) => able.push((*worker, model, way)),
+            Err(why) => because.push(why),
+        }
+    }
+    let best = able.into_iter().max_by_key(|(worker, model, way)| {
+        let is_home = home == Some(&worker.host);
+        (Reverse(*way), is_home, model.slots_free(), Reverse(&worker.host))
+    });
+    if let Some((worker, model, way)) = best {
+        let is_home = home == Some(&worker.host);
         return Placement::Run {
             worker: worker.host.clone(),
-            because: vec![chosen(&worker.host, model, home == Some(&worker.host))],
+            way,
+            because: vec![chosen(worker, model, way, is_home)],
         };
     }
-    let because: Vec<Because> =
-        candidates.iter().filter_map(|worker| obstacle(worker, &spec.model, class)).collect();
     if because.is_empty() {
         let message = format!("no worker of {} is known yet", spec.tier);
         return Placement::Wait {
@@ -194,47 +227,76 @@ fn tier_missing(site: &Site, tier: Tier) -> Option<Because> {
     })
 }
 
-/// What keeps a worker from taking a job with that model now.
-fn obstacle(worker: &WorkerView, name: &ModelName, class: JobClass) -> Option<Because> {
+/// How a worker can take a job with that model now, or what keeps it from that.
+fn access<'a>(
+    worker: &'a WorkerView,
+    name: &ModelName,
+    class: JobClass,
+) -> Result<(&'a ModelView, Way), Because> {
     let host = &worker.host;
     if !may_have(worker, name) {
         let message = format!("{host} does not have {name}");
-        return Some(Because::new(Reason::MODEL_NOT_FOUND, message));
+        return Err(Because::new(Reason::MODEL_NOT_FOUND, message));
     }
-    match &worker.state {
-        WorkerState::Asleep => {
-            return Some(Because::new(Reason::WORKER_ASLEEP, format!("{host} is asleep")));
-        }
-        WorkerState::Unreachable { why } => {
-            let message = format!("{host} does not answer: {why}");
-            return Some(Because::new(Reason::WORKER_UNREACHABLE, message));
-        }
-        WorkerState::Draining => {
-            let message = format!("{host} takes no new work");
-            return Some(Because::new(Reason::WORKER_DRAINING, message));
-        }
-        WorkerState::Up => {}
-    }
+    answers(worker)?;
     let Some(model) = worker.model(name) else {
         let message = format!("{host} has not said yet which models it has");
-        return Some(Because::new(Reason::WORKER_UNREACHABLE, message));
+        return Err(Because::new(Reason::WORKER_UNREACHABLE, message));
     };
-    match &model.readiness {
+    let way = match &model.readiness {
         ModelReadiness::Failed { why } => {
             let message = format!("{name} does not load on {host}: {why}");
-            return Some(Because::new(Reason::MODEL_FAILED, message));
+            return Err(Because::new(Reason::MODEL_FAILED, message));
         }
         ModelReadiness::Loadable if class == JobClass::Background => {
             let message =
                 format!("{name} is not loaded on {host}, and for a background call nothing is");
-            return Some(Because::new(Reason::MODEL_NOT_LOADED, message));
+            return Err(Because::new(Reason::MODEL_NOT_LOADED, message));
         }
-        ModelReadiness::Loaded | ModelReadiness::Loadable => {}
+        ModelReadiness::Loadable => loadable(worker, model)?,
+        ModelReadiness::Loaded => Way::Loaded,
+    };
+    if let Some(other) = &model.yields_to {
+        let message = format!("{name} makes room on {host} for {other}, which has waited long");
+        return Err(Because::new(Reason::MODEL_MAKES_ROOM, message));
     }
-    (model.slots_free() == 0).then(|| {
+    if model.slots_free() == 0 {
         let message = format!("{} of {} slots of {host} are in use", model.slots_used, model.slots);
-        Because::new(Reason::NO_FREE_SLOT, message)
+        return Err(Because::new(Reason::NO_FREE_SLOT, message));
+    }
+    Ok((model, way))
+}
+
+/// Whether a worker takes any work now.
+fn answers(worker: &WorkerView) -> Result<(), Because> {
+    let host = &worker.host;
+    Err(match &worker.state {
+        WorkerState::Up => return Ok(()),
+        WorkerState::Asleep => Because::new(Reason::WORKER_ASLEEP, format!("{host} is asleep")),
+        WorkerState::Unreachable { why } => {
+            Because::new(Reason::WORKER_UNREACHABLE, format!("{host} does not answer: {why}"))
+        }
+        WorkerState::Draining => {
+            Because::new(Reason::WORKER_DRAINING, format!("{host} takes no new work"))
+        }
     })
+}
+
+/// How a model that is not loaded could be, without breaking off what others run.
+fn loadable(worker: &WorkerView, model: &ModelView) -> Result<Way, Because> {
+    match worker.room(model) {
+        Room::Unknown | Room::Free { .. } => Ok(Way::Load),
+        Room::Idle { .. } => Ok(Way::Swap),
+        Room::Busy { residents } => {
+            let (name, host) = (&model.name, &worker.host);
+            let residents: Vec<&str> = residents.iter().map(ModelName::as_str).collect();
+            let message = format!(
+                "the engines of {host} that {name} fits on work on {}",
+                residents.join(", ")
+            );
+            Err(Because::new(Reason::ENGINES_BUSY, message))
+        }
+    }
 }
 
 /// Whether a worker has the model, or has not said yet.
@@ -242,13 +304,13 @@ fn may_have(worker: &WorkerView, name: &ModelName) -> bool {
     worker.models.is_none() || worker.model(name).is_some()
 }
 
-fn chosen(host: &HostName, model: &ModelView, is_home: bool) -> Because {
+fn chosen(worker: &WorkerView, model: &ModelView, way: Way, is_home: bool) -> Because {
+    let host = &worker.host;
     let (name, free, slots) = (&model.name, model.slots_free(), model.slots);
-    let mut message = match model.readiness {
-        ModelReadiness::Loaded => {
-            format!("{host} has {name} loaded and {free} of {slots} slots free")
-        }
-        _ => format!("{host} has {free} of {slots} slots free and loads {name} first"),
+    let mut message = match way {
+        Way::Loaded => format!("{host} has {name} loaded and {free} of {slots} slots free"),
+        Way::Load => format!("{host} has {free} of {slots} slots free and loads {name} first"),
+        Way::Swap => format!("{host} loads {name} in the place of a model that has nothing to do"),
     };
     if is_home {
         message.push_str(", and answered the conversation before");
@@ -260,6 +322,8 @@ fn chosen(host: &HostName, model: &ModelView, is_home: bool) -> Because {
 fn nearest_first(mut because: Vec<Because>) -> Vec<Because> {
     let order = [
         Reason::NO_FREE_SLOT,
+        Reason::MODEL_MAKES_ROOM,
+        Reason::ENGINES_BUSY,
         Reason::MODEL_NOT_LOADED,
         Reason::WORKER_ASLEEP,
         Reason::WORKER_UNREACHABLE,

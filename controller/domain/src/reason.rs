@@ -76,6 +76,10 @@ reasons! {
     WORKER_DRAINING;
     /// Every slot is in use.
     NO_FREE_SLOT;
+    /// The engines that could load the model work on others.
+    ENGINES_BUSY;
+    /// The model takes no new jobs where it is, so that another one gets its engine.
+    MODEL_MAKES_ROOM;
     /// No worker of the tier has the model.
     MODEL_NOT_FOUND;
     /// The model is known, and nothing is loaded for this job.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use async_trait::async_trait;
 use homelab_domain::{
     job::{Job, JobState},
-    placement::{Hold, QueuePlan, Step, plan_queue},
+    placement::{Hold, QueuePlan, QueueSteps, Step, plan_queue},
     reason::{Because, Reason},
     site::Tier,
 };
@@ -124,13 +124,15 @@ impl Dispatcher {
         let views = plan::views(&workers, slots);
         let homes = self.jobs.homes().of_all(pending);
         let known = QueuePlan { now, site: &site, workers: &views, homes: &homes, needs };
+        let QueueSteps { steps, yields } = plan_queue(&known, pending);
         let mut plan = Plan::default();
+        plan.yields(yields);
         let mut ahead: HashMap<Tier, u64> = HashMap::new();
         let mut decisions = Vec::with_capacity(pending.len());
-        for (job, step) in pending.iter().zip(plan_queue(&known, pending)) {
+        for (job, step) in pending.iter().zip(steps) {
             let spec = job.spec();
             let (decision, hold) = match step {
-                Step::Run { worker, because } => {
+                Step::Run { worker, because, .. } => {
                     let seen = workers.iter().find(|seen| seen.host == worker);
                     let total = seen.map_or(0, |seen| plan::slots_of(seen, &spec.model));
                     match slots.take(&worker, &spec.model, total) {

@@ -41,8 +41,9 @@ impl Jobs {
 
     fn explain_after(&self, job: &Job, needs: &[Need]) -> Explanation {
         let (workers, spec) = (self.workers(), job.spec());
-        let views = plan::views_for(&workers, &spec.model, &self.0.slots);
-        let ahead = match self.plan().standing(job.id()) {
+        let plan = self.plan();
+        let views = plan::views_for(&workers, &spec.model, &self.0.slots, &plan);
+        let ahead = match plan.standing(job.id()) {
             Some(standing) => standing.position.saturating_sub(1),
             // Not looked at yet: behind all that wait in its tier.
             None => 0,

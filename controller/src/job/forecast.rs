@@ -83,7 +83,7 @@ impl Jobs {
         let homes = self.homes().of_all(pending);
         let known = QueuePlan { now, site: &site, workers: &views, homes: &homes, needs };
         let mut firsts = BTreeMap::new();
-        for (job, step) in pending.iter().zip(plan_queue(&known, pending)) {
+        for (job, step) in pending.iter().zip(plan_queue(&known, pending).steps) {
             let spec = job.spec();
             firsts.entry((spec.tier, spec.model.clone())).or_insert_with(|| (job.id(), step));
         }
@@ -108,7 +108,7 @@ impl Jobs {
         let usual = self.pace().usual(row.tier, &row.model);
         let texts = |because: &[Because]| because.iter().map(|why| why.message.clone()).collect();
         match step {
-            Step::Run { worker, because } => {
+            Step::Run { worker, because, .. } => {
                 row.decision = format!("the next goes to {worker}");
                 row.reasons = texts(&because);
                 row.expected_wait = Some(Duration::ZERO);

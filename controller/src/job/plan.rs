@@ -6,12 +6,13 @@ use homelab_domain::{
     ids::{HostName, JobId, ModelName},
     job::{Job, JobSpec},
     placement::{
-        Hold, ModelReadiness, ModelView, Need, Placement, WorkerState, WorkerView, place_near,
+        EngineView, Hold, ModelReadiness, ModelView, Need, Placement, WorkerState, WorkerView,
+        Yield, place_near,
     },
     queue::Pending,
     site::Site,
 };
-use homelab_proto::inference::v1::{EngineState, Model, ModelState};
+use homelab_proto::inference::v1::{Engine, EngineState, Model, ModelState};
 use homelab_store::StoreError;
 use jiff::Timestamp;
 
@@ -31,6 +32,7 @@ pub(super) type Needs = HashMap<JobId, Vec<Need>>;
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     waiting: HashMap<JobId, Standing>,
+    yields: Vec<Yield>,
 }
 
 /// Why a job waits, and where in the queue of its tier.
@@ -54,6 +56,23 @@ impl Plan {
         self.waiting.iter().map(|(id, standing)| (*id, standing))
     }
 
+    /// Notes which models take no new jobs until the next look.
+    pub(super) fn yields(&mut self, yields: Vec<Yield>) {
+        self.yields = yields;
+    }
+
+    /// Shows workers what holds until the next look.
+    fn apply(&self, workers: &mut [WorkerView]) {
+        for Yield { worker, model, to } in &self.yields {
+            let worker = workers.iter_mut().find(|seen| seen.host == *worker);
+            let mut models =
+                worker.into_iter().flat_map(|worker| worker.models.iter_mut().flatten());
+            if let Some(seen) = models.find(|seen| seen.name == *model) {
+                seen.yields_to = Some(to.clone());
+            }
+        }
+    }
+
     pub(super) fn note(&mut self, id: JobId, position: u64, hold: Arc<Hold>) {
         self.waiting.insert(id, Standing { position, hold });
     }
@@ -65,10 +84,19 @@ pub fn views(workers: &[WorkerSeen], slots: &Slots) -> Vec<WorkerView> {
     workers.iter().map(|seen| view(seen, slots, |_| true)).collect()
 }
 
-/// The same with one model only: enough to place one job.
+/// The same with one model only, and those that an engine holds: enough to place one job between
+/// two looks at the queue.
 #[must_use]
-pub fn views_for(workers: &[WorkerSeen], model: &ModelName, slots: &Slots) -> Vec<WorkerView> {
-    workers.iter().map(|seen| view(seen, slots, |name| name == model.as_str())).collect()
+pub fn views_for(
+    workers: &[WorkerSeen],
+    model: &ModelName,
+    slots: &Slots,
+    plan: &Plan,
+) -> Vec<WorkerView> {
+    let is_wanted = |row: &Model| row.name == model.as_str() || !row.engine.is_empty();
+    let mut views: Vec<_> = workers.iter().map(|seen| view(seen, slots, is_wanted)).collect();
+    plan.apply(&mut views);
+    views
 }
 
 /// What is counted of a job in the queue.
@@ -98,9 +126,10 @@ pub fn place_new(
     slots: &Slots,
     site: &Site,
     home: Option<&HostName>,
+    plan: &Plan,
     now: Timestamp,
 ) -> Placement {
-    let views = views_for(workers, &spec.model, slots);
+    let views = views_for(workers, &spec.model, slots, plan);
     place_near(now, &Job::submit(spec.without_text()), &views, site, home)
 }
 
@@ -146,6 +175,8 @@ struct Capacity {
     state: WorkerState,
     /// Name, state and slots of each model.
     models: Vec<(String, i32, u32)>,
+    /// What each engine holds, and whether it has nothing to do.
+    engines: Vec<(String, bool)>,
 }
 
 /// What workers can take now.
@@ -160,26 +191,46 @@ pub fn capacities(workers: &[WorkerSeen]) -> Capacities {
             .iter()
             .map(|seen| {
                 let models = seen.models().map(|row| of_model(seen, row)).collect();
-                Capacity { host: seen.host.clone(), state: state(seen), models }
+                let engines = seen.worker.iter().flat_map(|worker| &worker.engines);
+                let engines =
+                    engines.map(|engine| (engine.model.clone(), engine.slots_busy == 0)).collect();
+                Capacity { host: seen.host.clone(), state: state(seen), models, engines }
             })
             .collect(),
     )
 }
 
-fn view(seen: &WorkerSeen, slots: &Slots, is_wanted: impl Fn(&str) -> bool) -> WorkerView {
+fn view(seen: &WorkerSeen, slots: &Slots, is_wanted: impl Fn(&Model) -> bool) -> WorkerView {
     let model = |row: &Model| {
         let name = ModelName::try_new(&row.name).ok()?;
         Some(ModelView {
             readiness: readiness(row),
             slots: slots_of(seen, &name),
             slots_used: slots.used(&seen.host, &name),
+            engines: row.engines.clone(),
+            yields_to: None,
             name,
         })
     };
     let models = seen.worker.as_ref().map(|worker| {
-        worker.models.iter().filter(|row| is_wanted(&row.name)).filter_map(model).collect()
+        worker.models.iter().filter(|row| is_wanted(row)).filter_map(model).collect()
     });
-    WorkerView { host: seen.host.clone(), tier: seen.tier, state: state(seen), models }
+    let engines = seen.worker.iter().flat_map(|worker| &worker.engines).map(engine).collect();
+    WorkerView { host: seen.host.clone(), tier: seen.tier, state: state(seen), models, engines }
+}
+
+fn engine(row: &Engine) -> EngineView {
+    let devices = if row.devices.is_empty() && !row.device.is_empty() {
+        vec![row.device.clone()]
+    } else {
+        row.devices.clone()
+    };
+    EngineView {
+        name: row.name.clone(),
+        devices,
+        holds: ModelName::try_new(&row.model).ok(),
+        busy: row.slots_busy,
+    }
 }
 
 fn state(seen: &WorkerSeen) -> WorkerState {

@@ -134,7 +134,8 @@ impl Jobs {
         let workers = self.workers();
         let site = self.site();
         let home = self.homes().of(spec);
-        match plan::place_new(spec, &workers, &self.0.slots, &site, home.as_ref(), self.now()) {
+        let (slots, plan) = (&self.0.slots, self.plan());
+        match plan::place_new(spec, &workers, slots, &site, home.as_ref(), &plan, self.now()) {
             // What it comes after is looked up by the planner.
             _ if !spec.terms.after.is_empty() => Ok(WayIn::Queue(None)),
             Placement::Run { worker, .. } => {

@@ -89,6 +89,7 @@ impl From<ModelView> for pb::Model {
             }
             .into(),
             backends: model.backends.iter().map(ToString::to_string).collect(),
+            engines: model.engines,
         }
     }
 }

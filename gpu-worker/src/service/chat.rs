@@ -34,7 +34,7 @@ pub(super) async fn run(
     // Its place is taken first, so that the last message always finds room.
     let Ok(last) = sender.clone().reserve_owned().await else { return };
     let began = Instant::now();
-    let ChatRequest { model, form, ask } = &chat;
+    let ChatRequest { model, form, ask, .. } = &chat;
     let Ask { job, attempt, .. } = ask;
     let end = tokio::select! {
         biased;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Reading, Seat, Worker};
+use super::{Reading, Seat, Worker, load::holds};
 use crate::{
     device::DeviceId,
     engine::{
@@ -92,6 +92,30 @@ impl Worker {
         let shortage = Shortage { engine: seat.engine.config().name.clone(), need, has_bytes };
         (need.total() > has_bytes && seat.engine.config().memory_check == MemoryCheck::Refuse)
             .then_some(shortage)
+    }
+
+    /// The engines that take `model` and where it fits, as far as `readings` tell.
+    ///
+    /// # Errors
+    /// It fits on none of them.
+    pub(super) fn places(
+        &self,
+        model: &Model,
+        readings: &[Reading],
+    ) -> Result<Vec<String>, DoesNotFit> {
+        let (mut places, mut shortages) = (Vec::new(), Vec::new());
+        for seat in self.0.seats.iter().filter(|seat| seat.takes(model)) {
+            match self.shortage(seat, model, readings) {
+                Some(shortage) if !holds(&seat.engine.status(), &model.name) => {
+                    shortages.push(shortage);
+                }
+                _ => places.push(seat.engine.config().name.clone()),
+            }
+        }
+        if places.is_empty() && !shortages.is_empty() {
+            return Err(DoesNotFit { model: model.name.clone(), shortages });
+        }
+        Ok(places)
     }
 
     /// What `model` needs on the first engine that takes it.

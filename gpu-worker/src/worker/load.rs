@@ -99,12 +99,12 @@ impl From<LoadError> for LoadFailure {
 
 /// Which engines a model may be loaded on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
+pub enum Reach {
     /// Any that takes it; what runs there is let finish.
     Any,
     /// Those with nothing on their cards.
     Free,
-    /// This one.
+    /// The one at this place.
     Seat(usize),
 }
 
@@ -185,7 +185,7 @@ impl Worker {
                 drop(statuses.wait_for(|status| status.order >= order).await);
             }
         }
-        Ok(self.model_view(&model))
+        Ok(self.model_view(&model, &self.devices().await))
     }
 }
 
@@ -252,7 +252,10 @@ impl Load {
                     return Err(LoadError::Superseded);
                 }
                 match &status.state {
-                    State::Ready(_) => return Ok(self.worker.model_view(&self.model)),
+                    State::Ready(_) => {
+                        let readings = self.worker.devices().await;
+                        return Ok(self.worker.model_view(&self.model, &readings));
+                    }
                     State::Quarantined => {
                         return Err(LoadError::Down { because: because(&status) });
                     }

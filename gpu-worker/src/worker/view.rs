@@ -78,6 +78,8 @@ pub struct ModelView {
     pub backends: Vec<Backend>,
     /// What it is for.
     pub purpose: Purpose,
+    /// The engines that take it and where it fits.
+    pub engines: Vec<String>,
 }
 
 /// Where a model stands.
@@ -96,11 +98,12 @@ pub enum ModelState {
 impl Worker {
     /// How all stands now.
     pub async fn snapshot(&self) -> Snapshot {
+        let devices = self.devices().await;
         Snapshot {
             host: self.0.host.clone(),
             engines: self.engines(),
-            devices: self.devices().await,
-            models: self.models(),
+            models: self.models(&devices),
+            devices,
             is_draining: self.is_draining(),
             observed_at: self.0.clock.now(),
         }
@@ -111,9 +114,9 @@ impl Worker {
         self.0.seats.iter().map(engine_view).collect()
     }
 
-    /// Its models.
-    pub fn models(&self) -> Vec<ModelView> {
-        self.0.models.values().map(|model| self.model_view(model)).collect()
+    /// Its models. Where they fit is told as far as `readings` of its devices tell.
+    pub fn models(&self, readings: &[Reading]) -> Vec<ModelView> {
+        self.0.models.values().map(|model| self.model_view(model, readings)).collect()
     }
 
     /// Says so when an engine ended because nobody used the model.
@@ -131,7 +134,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn model_view(&self, model: &Model) -> ModelView {
+    pub(super) fn model_view(&self, model: &Model, readings: &[Reading]) -> ModelView {
         let holders = self.0.seats.iter().filter_map(|seat| {
             let status = seat.engine.status();
             let holds = status.model.as_ref().is_some_and(|held| held.name == model.name);
@@ -141,12 +144,14 @@ impl Worker {
         let holder = holders.min_by_key(|(_, status)| rank(&status.state));
         let size = model.size_bytes();
         let header = model.header();
-        let (state, message) = match (&holder, &size) {
-            (Some((_, status)), _) => held_state(status),
-            (None, Err(error)) => {
+        let places = self.places(model, readings);
+        let (state, message) = match (&holder, &size, &places) {
+            (Some((_, status)), ..) => held_state(status),
+            (None, Err(error), _) => {
                 (ModelState::Failed, homelab_common::error_chain::Chain(error).to_string())
             }
-            (None, Ok(_)) => (ModelState::Unloaded, self.idled(model)),
+            (None, Ok(_), Err(does_not_fit)) => (ModelState::Failed, does_not_fit.to_string()),
+            (None, Ok(_), Ok(_)) => (ModelState::Unloaded, self.idled(model)),
         };
         ModelView {
             name: model.name.clone(),
@@ -163,6 +168,7 @@ impl Worker {
             sha256: model.options.sha256,
             backends: model.options.backends.clone(),
             purpose: model.options.purpose,
+            engines: places.unwrap_or_default(),
         }
     }
 }

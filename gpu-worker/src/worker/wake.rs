@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time;
 
 use super::{
-    Refusal, Worker,
+    Refusal, Seat, Worker,
     load::{LoadEvent, LoadFailure, Reach},
 };
 use crate::{
@@ -32,6 +32,7 @@ pub enum Admission {
 pub struct Waiting {
     worker: Worker,
     model: Arc<Model>,
+    reach: Reach,
 }
 
 /// Why a request that waited got no slot.
@@ -51,13 +52,23 @@ pub enum NotWoken {
 }
 
 impl Worker {
-    /// Lets a request wait for `model` if an engine could load it at once: one that has
-    /// nothing on its cards, or one that loads it for another such request. No more
-    /// wait than the model will have slots.
-    pub(super) fn wait_for(&self, model: &Arc<Model>) -> Result<Option<Waiting>, Refusal> {
+    /// Lets a request wait for `model` if an engine in its reach could load it: one that has
+    /// nothing on its cards or, where others may have to go, any; or one that loads it for
+    /// another such request. No more wait than the model will have slots.
+    pub(super) fn wait_for(
+        &self,
+        model: &Arc<Model>,
+        reach: Reach,
+    ) -> Result<Option<Waiting>, Refusal> {
         let mut waiting = self.waiting();
         let count = waiting.get(&model.name).copied().unwrap_or(0);
-        let could_load = || self.0.seats.iter().any(|seat| seat.takes(model) && self.is_free(seat));
+        let is_in_reach = |(place, seat): (usize, &Seat)| match reach {
+            Reach::Any => true,
+            Reach::Free => self.is_free(seat),
+            Reach::Seat(wanted) => place == wanted,
+        };
+        let mut seats = self.0.seats.iter().enumerate().filter(|(_, seat)| seat.takes(model));
+        let mut could_load = || seats.any(is_in_reach);
         if count == 0 && !could_load() {
             return Ok(None);
         }
@@ -67,7 +78,7 @@ impl Worker {
             return Err(Refusal::Busy { model, busy });
         }
         *waiting.entry(model.name.clone()).or_default() += 1;
-        Ok(Some(Waiting { worker: self.clone(), model: Arc::clone(model) }))
+        Ok(Some(Waiting { worker: self.clone(), model: Arc::clone(model), reach }))
     }
 }
 
@@ -88,7 +99,7 @@ impl Waiting {
     pub async fn admitted(self) -> Result<(Arc<Session>, Permit), NotWoken> {
         // Another worker has it sooner than one that first loads a model and then goes.
         self.worker.still_takes()?;
-        let mut loading = self.worker.start_load(Arc::clone(&self.model), Reach::Free, None);
+        let mut loading = self.worker.start_load(Arc::clone(&self.model), self.reach, None);
         let failure = loop {
             match loading.next().await {
                 Some(LoadEvent::Step(_)) => {}

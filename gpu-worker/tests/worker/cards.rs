@@ -13,7 +13,10 @@ use homelab_gpu_worker::{
     },
     fake_engine::{FakeEngine, PROGRAM, Start, Step},
     model::{Hashes, Model, Options},
-    worker::{Admission, LoadEvent, LoadFailure, NotWoken, Parts, Refusal, Seat, Worker},
+    worker::{
+        Admission, LoadEvent, LoadFailure, ModelState, NotWoken, Parts, Reach, Refusal, Seat,
+        Worker,
+    },
 };
 use tokio::{sync::watch, time};
 
@@ -116,7 +119,8 @@ impl Host {
 
     /// A running answer at the engine that has `model`.
     async fn running(&self, model: &str) -> (Arc<Session>, Chat) {
-        let Ok(Admission::Ready(session, permit)) = self.worker.admit(model, "", 0) else {
+        let Ok(Admission::Ready(session, permit)) = self.worker.admit(model, "", 0, Reach::Free)
+        else {
             panic!("{model} is ready");
         };
         let mut chat = session.stream(permit, ask("job-7")).await.unwrap();
@@ -260,7 +264,8 @@ async fn who_is_busy_is_said_when_the_wait_is_over_and_requests_are_taken_again(
         failure.because
     );
     drop(chat);
-    until("a request is taken again", || host.worker.admit("small", "", 0).is_ok()).await;
+    until("a request is taken again", || host.worker.admit("small", "", 0, Reach::Free).is_ok())
+        .await;
     assert_eq!(host.up(), ["left"]);
 }
 
@@ -268,9 +273,9 @@ async fn who_is_busy_is_said_when_the_wait_is_over_and_requests_are_taken_again(
 async fn a_request_loads_nothing_where_others_would_have_to_go() {
     let host = Host::new(|_| {});
     host.load("small", None).await.unwrap();
-    let refusal = host.worker.admit("large", "", 0).unwrap_err();
+    let refusal = host.worker.admit("large", "", 0, Reach::Free).unwrap_err();
     assert!(matches!(refusal, Refusal::NotReady { .. }), "{refusal}");
-    let Ok(Admission::AfterLoad(waiting)) = host.worker.admit("other", "", 0) else {
+    let Ok(Admission::AfterLoad(waiting)) = host.worker.admit("other", "", 0, Reach::Free) else {
         panic!("the right card is free");
     };
     waiting.admitted().await.unwrap();
@@ -280,7 +285,7 @@ async fn a_request_loads_nothing_where_others_would_have_to_go() {
 #[tokio::test]
 async fn a_request_that_waits_for_a_load_counts_as_running_while_its_worker_is_drained() {
     let host = Host::new(|_| {});
-    let Ok(Admission::AfterLoad(waiting)) = host.worker.admit("small", "", 0) else {
+    let Ok(Admission::AfterLoad(waiting)) = host.worker.admit("small", "", 0, Reach::Free) else {
         panic!("both cards are free");
     };
     assert_eq!(host.worker.drain(true, Duration::ZERO).await, 1);
@@ -292,17 +297,43 @@ async fn a_request_that_waits_for_a_load_counts_as_running_while_its_worker_is_d
 }
 
 #[tokio::test]
+async fn a_request_that_may_make_room_takes_the_place_of_what_has_nothing_to_do() {
+    let host = Host::new(|_| {});
+    host.load("small", None).await.unwrap();
+    let Ok(Admission::AfterLoad(waiting)) = host.worker.admit("large", "", 0, Reach::Any) else {
+        panic!("others may have to go for it");
+    };
+    waiting.admitted().await.unwrap();
+    assert_eq!(host.up(), ["both"]);
+}
+
+#[tokio::test]
+async fn a_worker_says_on_which_engines_each_model_fits() {
+    let places = async |host: &Host, name: &str| {
+        let models = host.worker.snapshot().await.models;
+        let model = models.into_iter().find(|model| model.name.as_str() == name).unwrap();
+        (model.state, model.engines)
+    };
+    let host = Host::new(|_| {});
+    let either = ["left", "right"].map(str::to_owned).to_vec();
+    assert_eq!(places(&host, "small").await, (ModelState::Unloaded, either));
+    assert_eq!(places(&host, "large").await.1, ["both"]);
+    let host = Host::with_context(|_| {}, |_| 262_144);
+    assert_eq!(places(&host, "large").await, (ModelState::Failed, vec![]));
+}
+
+#[tokio::test]
 async fn an_engine_that_nobody_uses_ends_and_the_next_request_starts_it_again() {
     let host = Host::new(|config| config.timing.idle_end = Some(Duration::from_millis(100)));
     host.load("small", None).await.unwrap();
     until("the engine ends", || host.up().is_empty()).await;
     until("the model is unloaded", || {
-        let models = host.worker.models();
+        let models = host.worker.models(&[]);
         let small = models.iter().find(|model| model.name.as_str() == "small").unwrap();
         small.engine.is_none() && small.message.contains("the next request starts it again")
     })
     .await;
-    let Ok(Admission::AfterLoad(waiting)) = host.worker.admit("small", "", 0) else {
+    let Ok(Admission::AfterLoad(waiting)) = host.worker.admit("small", "", 0, Reach::Free) else {
         panic!("it is loaded on request");
     };
     let (_session, permit) = waiting.admitted().await.unwrap();
@@ -342,7 +373,7 @@ async fn a_model_that_does_not_fit_is_refused_with_its_numbers_before_anything_i
          quantisation, or let an engine span more cards (`devices`)"
     );
     assert_eq!(started(&host.both), [] as [&str; 0]);
-    let large = host.worker.models().into_iter().find(|model| model.name.as_str() == "large");
+    let large = host.worker.models(&[]).into_iter().find(|model| model.name.as_str() == "large");
     let large = large.unwrap();
     assert_eq!(large.quantization.as_deref(), Some("Q4_K_M"));
     assert!(large.memory_bytes > Some(36 << 30), "{large:?}");

@@ -6,7 +6,9 @@ use anyhow::Context as _;
 use homelab_domain::{
     ids::{HostName, JobId, ModelName, SiteName},
     job::{Job, JobRequest, JobSpec, Priority, Record, RequestForm, Terms},
-    placement::{ModelReadiness, ModelView, QueuePlan, Step, WorkerState, WorkerView, plan_queue},
+    placement::{
+        EngineView, ModelReadiness, ModelView, QueuePlan, Step, WorkerState, WorkerView, plan_queue,
+    },
     schedule::Zone,
     site::{
         Daemon, DaemonKind, ExpectedPower, Gold, Host, KIT_PROOF_EVERY, Power, Site, SiteDraft,
@@ -53,7 +55,7 @@ pub(super) fn measure(story: &Story, scale: Scale) -> anyhow::Result<Chapter> {
             for _ in 0..rounds {
                 interrupt::check()?;
                 let began = Instant::now();
-                let steps = plan_queue(&plan, &pending);
+                let steps = plan_queue(&plan, &pending).steps;
                 took.push(began.elapsed());
                 given = steps.iter().filter(|step| matches!(step, Step::Run { .. })).count();
             }
@@ -125,6 +127,9 @@ fn site(now: Timestamp) -> anyhow::Result<Site> {
     draft.check(now).map_err(|problems| anyhow::anyhow!("{problems:?}"))
 }
 
+/// The engines of each, one a device.
+const ENGINES: [&str; 2] = ["first", "second"];
+
 /// Each has all models on disk, and one of them loaded on each of its two devices.
 fn workers(models: &[ModelName]) -> anyhow::Result<Vec<WorkerView>> {
     let view = |number: u8| {
@@ -140,6 +145,8 @@ fn workers(models: &[ModelName]) -> anyhow::Result<Vec<WorkerView>> {
                 },
                 slots: if is_loaded { 2 } else { 1 },
                 slots_used: 0,
+                engines: ENGINES.map(str::to_owned).to_vec(),
+                yields_to: None,
             }
         };
         Ok(WorkerView {
@@ -147,6 +154,16 @@ fn workers(models: &[ModelName]) -> anyhow::Result<Vec<WorkerView>> {
             tier: if number < 12 { Tier::Bronze } else { Tier::Silver },
             state: if number.is_multiple_of(2) { WorkerState::Up } else { WorkerState::Asleep },
             models: Some(models.iter().enumerate().map(model).collect()),
+            engines: ENGINES
+                .iter()
+                .enumerate()
+                .map(|(place, name)| EngineView {
+                    name: (*name).to_owned(),
+                    devices: vec![(*name).to_owned()],
+                    holds: models.get(loaded + place).cloned(),
+                    busy: 0,
+                })
+                .collect(),
         })
     };
     (0..WORKERS).map(view).collect()

@@ -64,7 +64,7 @@ pub fn explain(
         match after(needs) {
             Step::Wait(hold) => Placement::Wait { because: hold.because.clone(), wake: None },
             Step::GiveUp(because) => Placement::Refuse { because: vec![because] },
-            Step::Run { worker, because } => Placement::Run { worker, because },
+            Step::Run { worker, way, because } => Placement::Run { worker, way, because },
         }
     };
     let slots: u32 = workers
@@ -74,7 +74,7 @@ pub fn explain(
         .map(|model| model.slots)
         .sum();
     let (decision, because, expected_wait) = match placement {
-        Placement::Run { worker, because } => {
+        Placement::Run { worker, because, .. } => {
             (format!("it goes to {worker}"), because, Some(Duration::ZERO))
         }
         Placement::Wait { because, wake: Some(host) } => {

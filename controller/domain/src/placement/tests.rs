@@ -11,19 +11,19 @@ use crate::{
     site::{Daemon, DaemonKind, ExpectedPower, Host, Power, SiteDraft, TierConfig},
 };
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     Timestamp::from_second(1_790_000_000).unwrap()
 }
 
-fn name(text: &str) -> HostName {
+pub(super) fn name(text: &str) -> HostName {
     HostName::try_new(text).unwrap()
 }
 
-fn model(text: &str) -> ModelName {
+pub(super) fn model(text: &str) -> ModelName {
     ModelName::try_new(text).unwrap()
 }
 
-fn site() -> Site {
+pub(super) fn site() -> Site {
     let host = |text: &str, last: u8, expected_power| Host {
         name: name(text),
         address: [192, 168, 200, last].into(),
@@ -92,11 +92,19 @@ fn worker(host: &str, tier: Tier, state: WorkerState, used: u32, wanted: &str) -
         tier,
         state,
         models: Some(vec![with(wanted, ModelReadiness::Loadable, used)]),
+        engines: vec![],
     }
 }
 
-fn with(name: &str, readiness: ModelReadiness, slots_used: u32) -> ModelView {
-    ModelView { name: model(name), readiness, slots: 2, slots_used }
+pub(super) fn with(name: &str, readiness: ModelReadiness, slots_used: u32) -> ModelView {
+    ModelView {
+        name: model(name),
+        readiness,
+        slots: 2,
+        slots_used,
+        engines: vec![],
+        yields_to: None,
+    }
 }
 
 fn reason(placement: &Placement) -> &str {
@@ -137,7 +145,7 @@ fn a_worker_with_the_model_loaded_goes_before_one_with_more_room() {
     loaded.models = Some(vec![with("tiny", ModelReadiness::Loaded, 1)]);
     let workers = [worker("cw-nas", Tier::Bronze, WorkerState::Up, 0, "tiny"), loaded];
     let placement = place(now(), &job(Tier::Bronze, "tiny"), &workers, &site());
-    let Placement::Run { worker, because } = placement else { panic!("{placement:?}") };
+    let Placement::Run { worker, because, .. } = placement else { panic!("{placement:?}") };
     assert_eq!(worker, name("ryzen"));
     assert_eq!(because[0].message, "ryzen has tiny loaded and 1 of 2 slots free");
 }
@@ -255,7 +263,7 @@ fn the_next_turn_of_a_conversation_goes_where_the_one_before_ran() {
     assert_eq!(goes_to(&full, Some("ryzen")), "cw-nas");
 }
 
-fn numbered(id: u128, tier: Tier, wanted: &str) -> Job {
+pub(super) fn numbered(id: u128, tier: Tier, wanted: &str) -> Job {
     let mut parts = job(tier, wanted).parts().clone();
     parts.spec.id = JobId::from(uuid::Uuid::from_u128(id));
     Job::from_parts(parts).unwrap()
@@ -272,7 +280,7 @@ fn slots_are_given_best_first_and_no_queue_stands_in_the_way_of_another() {
     let (site, homes, needs) = (site(), HashMap::new(), HashMap::new());
     let plan =
         QueuePlan { now: now(), site: &site, workers: &workers, homes: &homes, needs: &needs };
-    let steps = plan_queue(&plan, &pending);
+    let steps = plan_queue(&plan, &pending).steps;
     let holds_up = |step: &Step, because: &str| match step {
         Step::Wait(hold) => hold.because[0].reason.as_str() == because,
         _ => false,
@@ -295,7 +303,7 @@ fn a_job_waits_for_what_it_comes_after_and_ends_when_that_failed() {
             state.map(|state| (job.id(), vec![Need { job: before, state }])).into_iter().collect();
         let plan =
             QueuePlan { now: now(), site: &site, workers: &workers, homes: &homes, needs: &needs };
-        plan_queue(&plan, std::slice::from_ref(&job)).remove(0)
+        plan_queue(&plan, std::slice::from_ref(&job)).steps.remove(0)
     };
     let Step::Wait(hold) = step(Some(Some(JobStateKind::Running))) else { panic!("it runs") };
     assert_eq!(hold.because[0].reason, Reason::WAITS_FOR_DEPENDENCY);
@@ -332,7 +340,7 @@ proptest! {
         }).collect();
         let (site, homes, needs) = (site(), HashMap::new(), HashMap::new());
         let plan = QueuePlan { now: now(), site: &site, workers: &workers, homes: &homes, needs: &needs };
-        let steps = plan_queue(&plan, &pending);
+        let steps = plan_queue(&plan, &pending).steps;
         let mut left = workers.to_vec();
         for (job, step) in pending.iter().zip(&steps) {
             match place(now(), job, &left, &site) {
@@ -374,9 +382,10 @@ proptest! {
                 2 => Some(vec![with("small", ModelReadiness::Loaded, one.1)]),
                 _ => Some(vec![with("small", ModelReadiness::Failed { why: "…".to_owned() }, 0)]),
             },
+            engines: vec![],
         }).collect();
         match place(now(), &job(tier, "small"), &workers, &site()) {
-            Placement::Run { worker, because } => {
+            Placement::Run { worker, because, .. } => {
                 let chosen = workers.iter().find(|one| one.host == worker).unwrap();
                 prop_assert_eq!(chosen.tier, tier);
                 prop_assert_eq!(&chosen.state, &WorkerState::Up);
