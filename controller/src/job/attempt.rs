@@ -186,7 +186,9 @@ impl Attempt {
 
     async fn call(&self) -> Result<Pieces, Status> {
         let (engines, worker) = (&self.jobs.parts().engines, self.slot.worker());
-        match self.request.clone() {
+        // Asked anew each time: what stood in the way may have come to rest since.
+        let make_room = self.jobs.can_swap_in(worker, self.slot.model());
+        match self.request.clone().making_room(make_room) {
             WorkerRequest::Chat(request) => engines.chat(worker, request).await,
             WorkerRequest::Completion(request) => engines.complete(worker, request).await,
         }

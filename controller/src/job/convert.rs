@@ -36,6 +36,18 @@ pub enum WorkerRequest {
     Completion(CompleteRequest),
 }
 
+impl WorkerRequest {
+    /// The same, with leave for its model to take the place of others, or without.
+    #[must_use]
+    pub fn making_room(mut self, make_room: bool) -> Self {
+        match &mut self {
+            Self::Chat(request) => request.make_room = make_room,
+            Self::Completion(request) => request.make_room = make_room,
+        }
+        self
+    }
+}
+
 /// What a worker is sent for one attempt at a job.
 #[must_use]
 pub fn worker_request(spec: &JobSpec, attempt: u32) -> WorkerRequest {

@@ -150,6 +150,14 @@ pub fn slots_of(seen: &WorkerSeen, model: &ModelName) -> u32 {
 }
 
 impl Jobs {
+    /// Whether a model could be loaded on a worker in the place of others that have nothing to do,
+    /// and only there.
+    pub(super) fn can_swap_in(&self, worker: &HostName, model: &ModelName) -> bool {
+        let workers = self.workers();
+        let seen = workers.iter().find(|seen| seen.host == *worker);
+        seen.is_some_and(|seen| view(seen, &self.0.slots, |_| true).can_swap_in(model))
+    }
+
     /// The first jobs of each queue, so many each, and what they come after.
     pub(super) async fn pending(&self, limit: u32) -> Result<(Vec<Job>, Needs), StoreError> {
         let mut tx = self.0.parts.store.read().await?;

@@ -62,7 +62,7 @@ daemons = ["gpu-worker"]
 [[ai.tier]]
 tier = "bronze"
 hosts = ["cw-nas"]
-models = ["small"]
+models = ["small", "other"]
 default-model = "small"
 [[ai.tier]]
 tier = "silver"
@@ -134,6 +134,39 @@ impl Scripted {
     /// What was to be loaded and unloaded, in order.
     pub(crate) fn changes(&self) -> Vec<String> {
         lock(&self.changes).clone()
+    }
+
+    /// The worker of bronze has one engine, which holds `held` of its two models.
+    pub(crate) fn one_engine_holds(&self, held: &str) {
+        let engine = "first".to_owned();
+        let model = |name: &str| {
+            let is_held = name == held;
+            let state = if is_held { ModelState::Loaded } else { ModelState::Unloaded };
+            Model {
+                name: name.to_owned(),
+                state: state.into(),
+                engine: if is_held { engine.clone() } else { String::new() },
+                slots: Some(1),
+                engines: vec![engine.clone()],
+                ..Default::default()
+            }
+        };
+        let mut workers = lock(&self.workers);
+        let mut seen = workers.to_vec();
+        if let Some(worker) =
+            seen.first_mut().and_then(|seen| seen.worker.as_mut()).map(Arc::make_mut)
+        {
+            worker.models = vec![model("small"), model("other")];
+            worker.engines = vec![Engine {
+                name: engine.clone(),
+                state: EngineState::Ready.into(),
+                model: held.to_owned(),
+                slots: 1,
+                devices: vec!["0000:03:00.0".to_owned()],
+                ..Default::default()
+            }];
+        }
+        *workers = seen.into();
     }
 
     pub(crate) fn contact(&self, host: &str, contact: Contact) {

@@ -54,6 +54,12 @@ impl Slot {
     pub fn worker(&self) -> &HostName {
         &self.place.0
     }
+
+    /// The model that it is for.
+    #[must_use]
+    pub fn model(&self) -> &ModelName {
+        &self.place.1
+    }
 }
 
 impl Drop for Slot {

@@ -419,6 +419,46 @@ async fn a_full_queue_takes_nothing_more_and_what_runs_does_not_count() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_waits_while_its_engine_works_on_another_model_and_then_takes_its_place() {
+    let rig = Rig::new().await;
+    rig.engines.one_engine_holds("small");
+    rig.engines.script(vec![Step::Pause, Step::Done]);
+    let first = rig.jobs.submit(wish(1, "small")).await.expect("taken");
+    rig.wait_for("it runs", || rig.engines.busy() == 1).await;
+    let second = rig.jobs.submit(wish(2, "other")).await.expect("taken");
+    let waits = second.job.state().because();
+    assert_eq!(waits.reason, Why::ENGINES_BUSY, "{waits:?}");
+    rig.engines.go_on();
+    assert_eq!(text(first.follower).await.1.state().kind(), Kind::Succeeded);
+    rig.round().await;
+    assert_eq!(text(second.follower).await.1.state().kind(), Kind::Succeeded);
+    let may: Vec<bool> = rig.engines.requests().iter().map(|sent| sent.make_room).collect();
+    assert_eq!(may, [false, true]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_keeps_another_out_for_long_takes_no_new_job() {
+    let rig = Rig::new().await;
+    rig.engines.one_engine_holds("small");
+    rig.engines.script(vec![Step::Pause, Step::Done]);
+    let first = rig.jobs.submit(wish(1, "small")).await.expect("taken");
+    rig.wait_for("it runs", || rig.engines.busy() == 1).await;
+    let terms = Terms { class: JobClass::Interactive, ..Terms::default() };
+    rig.jobs.submit(Submission { terms, ..wish(2, "other") }).await.expect("taken");
+    for _ in 0..2 {
+        rig.clock.advance(Duration::from_secs(10));
+        rig.jobs.renew_leases().await;
+        rig.round().await;
+    }
+    rig.engines.go_on();
+    assert_eq!(text(first.follower).await.1.state().kind(), Kind::Succeeded);
+    // It comes straight in otherwise: its model is loaded, and a slot is free.
+    let late = rig.jobs.submit(wish(3, "small")).await.expect("taken");
+    let waits = late.job.state().because();
+    assert_eq!(waits.reason, Why::MODEL_MAKES_ROOM, "{waits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_forecast_says_what_each_queue_waits_for() {
     let rig = Rig::new().await;
     rig.engines.script(vec![Step::Hang]);
