@@ -19,3 +19,4 @@ pub mod person;
 pub mod postgres;
 pub mod process;
 pub mod wait;
+pub mod x99;

@@ -6,6 +6,8 @@
 mod kill;
 #[path = "lab/labctl_backup.rs"]
 mod labctl_backup;
+#[path = "lab/power.rs"]
+mod power;
 
 use std::net::SocketAddr;
 
