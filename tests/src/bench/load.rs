@@ -295,7 +295,8 @@ mod tests {
             "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":null}}]}\n\n";
         let word = "data: {\"choices\":[{\"delta\":{\"content\":\"Hi\"}}]}\n\n";
         assert!(!has_word(role));
-        assert!(!has_word(&format!("{role}{}", &word[..20])));
+        let half: String = word.chars().take(20).collect();
+        assert!(!has_word(&format!("{role}{half}")));
         assert!(has_word(&format!("{role}{word}")));
     }
 
