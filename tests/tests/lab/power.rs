@@ -63,7 +63,8 @@ fn each_card_works_and_nothing_puts_it_to_sleep(
     }
     let mut at_work: Vec<_> = engines.iter().map(|engine| engine["jobs"][0].as_str()).collect();
     let mut given: Vec<_> = jobs.iter().map(|job| Some(job.as_str())).collect();
-    (at_work.sort_unstable(), given.sort_unstable());
+    at_work.sort_unstable();
+    given.sort_unstable();
     ensure!(at_work == given, "{at_work:?}");
     let page = x99.page("/workers")?;
     ensure!(CARDS.iter().all(|card| page.contains(card)), "both cards are shown: {page}");
