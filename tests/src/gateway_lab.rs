@@ -35,6 +35,9 @@ pub const FEW_KEY: &str = "sk-lab-few";
 /// A key for Bronze only.
 pub const BRONZE_KEY: &str = "sk-lab-bronze";
 
+/// The document in the repository of notes.
+pub const DOCUMENT: &str = "x99.md";
+
 /// The host with the worker, and the one that sleeps.
 const HOSTS: [&str; 2] = ["cw-nas", "x99"];
 /// The controller makes keys and a database; the engines read their models from disk.
@@ -86,6 +89,7 @@ impl GatewayLab {
         let (processes, programs) = (BTreeMap::new(), programs()?);
         let mut lab = Self { processes, controller, workers, elsewhere, programs, folder };
         lab.write_files()?;
+        lab.write_notes()?;
         lab.run()?;
         Ok(lab)
     }
@@ -170,7 +174,7 @@ impl GatewayLab {
         let [grpc, enrolment, web] = self.controller;
         let ports = self.workers.map(|address| address.port());
         let keys = format!(
-            "lab {} bronze,silver manage-models\nfew {} bronze requests=1/min\nbronze {} bronze\n",
+            "lab {} bronze,silver manage-models context=all\nfew {} bronze requests=1/min\nbronze {} bronze\n",
             key_hash(KEY),
             key_hash(FEW_KEY),
             key_hash(BRONZE_KEY),
@@ -196,7 +200,8 @@ impl GatewayLab {
                  power = {{ wake = \"command\", command = [\"/bin/true\"] }}\n\n\
                  [[ai.tier]]\ntier = \"bronze\"\nhosts = [\"cw-nas\"]\n\
                  models = [\"{MODEL}\", \"{VECTORS}\", \"{CALLING}\"]\ndefault-model = \"{MODEL}\"\n\n\
-                 [[ai.tier]]\ntier = \"silver\"\nhosts = [\"x99\"]\nmodels = [\"{SLEEPING}\"]\n",
+                 [[ai.tier]]\ntier = \"silver\"\nhosts = [\"x99\"]\nmodels = [\"{SLEEPING}\"]\n\n\
+                 [[context.source]]\nname = \"notes\"\ngit = \"{folder}/notes\"\n",
                 ports[0], ports[1],
             ),
         )?;
@@ -229,6 +234,23 @@ impl GatewayLab {
              purpose = \"embeddings\"\narguments = [\"--pooling\", \"mean\"]\n"
         );
         self.write(&format!("{host}.toml"), &text)
+    }
+
+    /// A repository of Git with one document, for jobs that ask for context.
+    fn write_notes(&self) -> anyhow::Result<()> {
+        let notes = self.path("notes");
+        fs::create_dir(&notes).context("make a folder")?;
+        let text = "# x99\n\nThe AI worker of the house.\n\n## Waking\n\nx99 wakes by a magic packet \
+                    to the MAC 02:00:00:00:00:40, sent by the agent of cw-nas.\n";
+        fs::write(notes.join(DOCUMENT), text).context("write a document")?;
+        let git = |arguments: &[&str]| {
+            let mut git = command(on_path("git")?);
+            git.arg("-C").arg(&notes).args(["-c", "user.name=ada", "-c", "user.email=ada@lab"]);
+            output(git.args(arguments)).map(drop)
+        };
+        git(&["init", "--quiet", "--initial-branch", "main"])?;
+        git(&["add", "."])?;
+        git(&["commit", "--quiet", "--message", "notes"])
     }
 
     fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {

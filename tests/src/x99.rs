@@ -429,13 +429,13 @@ fn move_out(lab: &Lab, wire: &Wire, folder: &Path, rules: Rules) -> anyhow::Resu
              load = \"{MODEL}-silver\"\ncommand = [\"{}\", \"--host\", \"{{host}}\", \"--port\", \
              \"{{port}}\", \"-m\", \"{{model}}\", \"-a\", \"{{alias}}\", \"-c\", \
              \"{{context_total}}\", \"-np\", \"{{slots}}\", \"--api-key-file\", \"{{key_file}}\", \
-             \"--metrics\", \"--slots\"]\n\n",
+             \"--metrics\", \"--slots\", \"-t\", \"1\"]\n\n",
             engine.display()
         );
     }
     let model = lab.root().join(".dev/engine/model.gguf");
     text += &format!(
-        "[[model]]\nname = \"{MODEL}-silver\"\npath = \"{}\"\ncontext = 1024\nslots = 1\n",
+        "[[model]]\nname = \"{MODEL}-silver\"\npath = \"{}\"\ncontext = 4096\nslots = 1\n",
         model.display()
     );
     fs::write(&worker, text).context("write its configuration")

@@ -7,6 +7,8 @@
     reason = "helpers of tests fail the test, and figures are worth seeing"
 )]
 
+#[path = "inference/context.rs"]
+mod context;
 #[path = "inference/sdk.rs"]
 mod sdk;
 

@@ -62,7 +62,7 @@ daemons = ["gpu-worker"]
 [[ai.tier]]
 tier = "bronze"
 hosts = ["cw-nas"]
-models = ["small", "other"]
+models = ["small"]
 default-model = "small"
 [[ai.tier]]
 tier = "silver"

@@ -418,10 +418,17 @@ async fn a_full_queue_takes_nothing_more_and_what_runs_does_not_count() {
     rig.jobs.submit(of("key/b", 6, "large")).await.expect("there is room again");
 }
 
+/// Bronze has two models and one engine, which holds `small`.
+async fn with_one_engine() -> Rig {
+    let rig = Rig::new().await;
+    rig.set_site(|site| site.replace("[\"small\"]", "[\"small\", \"other\"]"));
+    rig.engines.one_engine_holds("small");
+    rig
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_waits_while_its_engine_works_on_another_model_and_then_takes_its_place() {
-    let rig = Rig::new().await;
-    rig.engines.one_engine_holds("small");
+    let rig = with_one_engine().await;
     rig.engines.script(vec![Step::Pause, Step::Done]);
     let first = rig.jobs.submit(wish(1, "small")).await.expect("taken");
     rig.wait_for("it runs", || rig.engines.busy() == 1).await;
@@ -438,8 +445,7 @@ async fn a_job_waits_while_its_engine_works_on_another_model_and_then_takes_its_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_keeps_another_out_for_long_takes_no_new_job() {
-    let rig = Rig::new().await;
-    rig.engines.one_engine_holds("small");
+    let rig = with_one_engine().await;
     rig.engines.script(vec![Step::Pause, Step::Done]);
     let first = rig.jobs.submit(wish(1, "small")).await.expect("taken");
     rig.wait_for("it runs", || rig.engines.busy() == 1).await;

@@ -319,6 +319,8 @@ async fn a_worker_says_on_which_engines_each_model_fits() {
     assert_eq!(places(&host, "small").await, (ModelState::Unloaded, either));
     assert_eq!(places(&host, "large").await.1, ["both"]);
     let host = Host::with_context(|_| {}, |_| 262_144);
+    // What it needs is known once its file was looked at.
+    host.load("large", None).await.unwrap_err();
     assert_eq!(places(&host, "large").await, (ModelState::Failed, vec![]));
 }
 

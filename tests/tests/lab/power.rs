@@ -27,7 +27,7 @@ fn a_job_wakes_the_x99_by_a_packet_and_it_sleeps_again_when_nothing_needs_it() {
 }
 
 fn two_jobs_wait_and_wake_it(x99: &X99) -> anyhow::Result<[String; 2]> {
-    let first = x99.submit("Tell a very long story of a lighthouse.", 160)?;
+    let first = x99.submit(&long_question("lighthouse"), 40)?;
     // The first look at the queue comes within seconds, and says how little waits.
     let explained = until_explained(x99, &first, "at the latest")?;
     ensure!(explained.contains("1 job") && explained.contains("x99 sleeps until"), "{explained}");
@@ -38,7 +38,7 @@ fn two_jobs_wait_and_wake_it(x99: &X99) -> anyhow::Result<[String; 2]> {
     ensure!(page.contains("x99 sleeps"), "its own page says why: {page}");
     ensure!(x99.packets() == 0, "one job is not worth it");
 
-    let second = x99.submit("Tell a very long story of a harbour.", 160)?;
+    let second = x99.submit(&long_question("harbour"), 40)?;
     x99.until("waking")?;
     until_explained(x99, &second, "x99 was woken")?;
     let power = x99.until("awake")?;
@@ -198,6 +198,13 @@ fn an_x99_that_wakes_late_is_waited_for_and_never_sleeps_under_load() {
     x99.until("asleep").expect("it sleeps when all is done");
     assert_eq!(x99.orders(), 1, "it was told to sleep under load");
     assert_eq!(x99.take_down().expect("it is gone"), Vec::<String>::new());
+}
+
+/// So long that an engine reads it for seconds before it answers: a job of which nothing was shown
+/// yet is tried again when its engine dies.
+fn long_question(of: &str) -> String {
+    let words = "tide gull ferry lamp rope storm pier anchor ".repeat(200);
+    format!("Tell a story of a {of} with all of these words: {words}")
 }
 
 /// Waits until `labctl job explain` says it.
