@@ -127,9 +127,8 @@ fn it_sleeps_and_all_of_it_was_written_down(x99: &X99, jobs: &[String; 2]) -> an
     ensure!(phases >= 3, "{boot}");
     let report = x99.lab.labctl_json(&["power", "report"])?;
     let days = report["energy"].as_array().into_iter().flatten();
-    let silver = days.clone().filter(|day| day["tier"] == "silver");
-    let used: f64 = silver.filter_map(|day| day["energyJoules"].as_f64()).sum();
-    ensure!(used > 0.0, "the tier used something: {report}");
+    let used: f64 = days.filter_map(|day| day["energyJoules"].as_f64()).sum();
+    ensure!(used > 0.0, "it used something: {report}");
     let audit = x99.lab.labctl_json(&["audit", "list"])?.to_string();
     let at = |action: &str| audit.find(&format!("\"{action}\"")).context(action.to_owned());
     // The newest comes first.
